@@ -1,0 +1,393 @@
+"""Frozen values that describe a pool at one moment: pool -> process -> thread -> frame.
+
+Everything that looks (`inspect`, `ps`, `top`, the page) reads these values, and nothing in here
+touches a process. ``to_dict`` gives plain dicts, lists, strings and numbers; ``to_json`` the same as
+text, under a schema number that rises when a field changes its meaning or goes away.
+
+Units: ``*_s`` are seconds, ``*_bytes`` bytes, ``*_at`` seconds since the epoch (``time.time()``).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import signal
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+SCHEMA = 1
+
+HANDLER_ROLES = ("worker-handler", "task-handler", "result-handler")
+"""The three duties that every pool has in its parent process, whichever thread holds them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """How a fact was found out, and how old it is.
+
+    ``source`` is one of ``scoreboard`` (shared memory that the worker writes), ``self`` (the
+    process's own word), ``py-spy`` (a reader from outside), ``os`` (the operating system) and
+    ``inferred`` (from names or from what else is known). ``note`` says what a reader should know
+    more, for example why a stack is missing.
+    """
+
+    source: str
+    age_s: float = 0.0
+    note: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One call on a stack. Stacks are listed outermost first, as tracebacks are."""
+
+    file: str
+    line: int
+    function: str
+
+
+@dataclass(frozen=True, slots=True)
+class ThreadRef:
+    """The thread that ran something, as it was then."""
+
+    name: str
+    ident: int | None
+    native_id: int
+    is_main: bool
+
+
+@dataclass(frozen=True, slots=True)
+class TaskInfo:
+    """One task: what it calls, where it is, and what it cost.
+
+    ``state`` is ``waiting``, ``sent``, ``running``, ``done``, ``failed``, ``lost``, ``cancelled`` or
+    ``timeout``. ``items`` is how many calls of the user's function the task holds (1 but for
+    chunks) and ``item`` the index within the chunk of the one that runs, or of the first one that
+    may run: ``grain`` says how finely that is known (``task`` or ``item``).
+    For a map, ``tasks`` are its chunks. Fields that do not apply yet are None.
+    """
+
+    id: int | None
+    job: int | None
+    function: str
+    state: str
+    index: int = 0
+    items: int = 1
+    item: int | None = None
+    grain: str = "task"
+    arguments: str | None = None
+    attempts: int = 1
+    slot: int | None = None
+    pid: int | None = None
+    thread: ThreadRef | None = None
+    submitted_at: float | None = None
+    begun_at: float | None = None
+    ended_at: float | None = None
+    queue_wait_s: float | None = None
+    run_s: float | None = None
+    argument_bytes: int | None = None
+    result_bytes: int | None = None
+    tasks: tuple[TaskInfo, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ThreadInfo:
+    """One thread of one process.
+
+    ``name`` is Python's name, or the operating system's for a thread that Python does not know
+    (``python`` is False then, and ``roles`` is ``("native",)``). ``os_name`` is the operating
+    system's (at most 15 bytes on Linux). ``ident`` is ``threading.get_ident()``, ``native_id`` the
+    operating system's thread id. ``state`` is in words; ``since_s`` how long it has lasted;
+    ``cpu_s`` the processor time used so far. ``stack`` is None where it was not asked for or not
+    to be had: ``evidence.note`` says why. ``pool`` names the pool that the thread serves.
+    """
+
+    pid: int
+    process: str
+    name: str
+    native_id: int
+    roles: tuple[str, ...]
+    state: str
+    ident: int | None = None
+    daemon: bool | None = None
+    is_main: bool = False
+    python: bool = True
+    os_name: str | None = None
+    task: TaskInfo | None = None
+    since_s: float | None = None
+    cpu_s: float | None = None
+    stack: tuple[Frame, ...] | None = None
+    pool: str | None = None
+    evidence: Evidence = Evidence("os")
+
+
+@dataclass(frozen=True, slots=True)
+class InitializerInfo:
+    """Which thread of a worker ran the pool's initializer, when, and for how long.
+
+    ``state`` is ``none`` (the pool has no initializer), ``running``, ``done`` or ``failed``.
+    """
+
+    function: str | None
+    state: str
+    thread: ThreadRef | None = None
+    begun_at: float | None = None
+    run_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessInfo:
+    """One process of a pool.
+
+    ``role`` is ``parent``, ``worker``, ``template``, ``fork-server``, ``resource-tracker``,
+    ``nanny`` or ``manager``. ``state`` of a worker is ``starting``, ``initializing``, ``idle``,
+    ``busy``, ``leaving`` or ``dead``. ``tasks_done`` and ``busy_s`` count finished tasks of this
+    process and the time spent in them.
+    """
+
+    pid: int
+    name: str
+    role: str
+    threads: tuple[ThreadInfo, ...] = ()
+    state: str = ""
+    slot: int | None = None
+    generation: int = 0
+    exitcode: int | None = None
+    started_at: float | None = None
+    tasks_done: int = 0
+    busy_s: float = 0.0
+    cpu_s: float | None = None
+    rss_bytes: int | None = None
+    initializer: InitializerInfo | None = None
+    evidence: Evidence = Evidence("os")
+
+
+@dataclass(frozen=True, slots=True)
+class DeathCertificate:
+    """What is known of a worker that died.
+
+    ``signal`` is the number of the signal that ended it, or None; ``exitcode`` follows
+    ``multiprocessing`` (negative for a signal), None when nobody could learn it.
+    """
+
+    pid: int
+    slot: int
+    cause: str
+    task: TaskInfo | None = None
+    signal: int | None = None
+    exitcode: int | None = None
+    attempts: int = 1
+    died_at: float | None = None
+    pool: str | None = None
+    advice: str | None = None
+
+    def text(self) -> str:
+        """Say in at most three lines what happened to whom, and what to do next."""
+        if self.task is None:
+            what = "while it had no task"
+        elif self.task.id is None:
+            what = f"while it ran {self.task.function}"
+        else:
+            what = f"while it ran task {self.task.id} ({self.task.function})"
+        lines = [f"worker {self.slot} (pid {self.pid}) {self.cause} {what}."]
+        lines.append("Other tasks are unharmed; the worker was replaced.")
+        if self.advice:
+            lines.append(self.advice)
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True, slots=True)
+class PoolInfo:
+    """One pool: its processes, its tasks that have not ended, its counters.
+
+    ``kind`` is ``glasspool.Pool`` for ours, ``multiprocessing.Pool`` and so on for others.
+    ``made_at`` is ``FILE:LINE`` of the call that made it. ``stats`` are the counters of
+    ``Pool.stats()``. ``notes`` are sentences on what could not be seen, and why.
+    """
+
+    name: str
+    kind: str
+    pid: int
+    processes: tuple[ProcessInfo, ...]
+    tasks: tuple[TaskInfo, ...] = ()
+    stats: Mapping[str, Any] = field(default_factory=dict)
+    state: str = "running"
+    start_method: str | None = None
+    size: int = 0
+    made_at: str | None = None
+    initializer: str | None = None
+    deaths: tuple[DeathCertificate, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def workers(self) -> tuple[ProcessInfo, ...]:
+        """The processes that run tasks, by slot."""
+        return tuple(p for p in self.processes if p.role == "worker")
+
+    @property
+    def threads(self) -> tuple[ThreadInfo, ...]:
+        """All threads of all processes."""
+        return tuple(t for p in self.processes for t in p.threads)
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A picture of one or more pools at one moment.
+
+    It prints as a table. ``taken_at`` is seconds since the epoch, ``took_s`` how long it took to
+    collect: facts in one snapshot may differ in age by that much.
+    """
+
+    pools: tuple[PoolInfo, ...]
+    taken_at: float
+    took_s: float = 0.0
+    schema: int = SCHEMA
+
+    @property
+    def processes(self) -> tuple[ProcessInfo, ...]:
+        """All processes of all pools; a process that serves several pools is listed once."""
+        return tuple(_unique((p for pool in self.pools for p in pool.processes), lambda p: p.pid))
+
+    @property
+    def threads(self) -> tuple[ThreadInfo, ...]:
+        """All threads of all processes, each once."""
+        return tuple(t for p in self.processes for t in p.threads)
+
+    @property
+    def workers(self) -> tuple[ProcessInfo, ...]:
+        """All worker processes."""
+        return tuple(p for p in self.processes if p.role == "worker")
+
+    @property
+    def tasks(self) -> tuple[TaskInfo, ...]:
+        """All tasks that have not ended."""
+        return tuple(t for pool in self.pools for t in pool.tasks)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the snapshot as plain dicts, lists, strings and numbers."""
+        return {
+            "schema": self.schema,
+            "taken_at": self.taken_at,
+            "took_s": self.took_s,
+            "pools": [as_plain(pool) for pool in self.pools],
+        }
+
+    def to_json(self, indent: int | None = None) -> str:
+        """Return ``to_dict()`` as JSON text."""
+        return json.dumps(self.to_dict(), indent=indent)
+
+    def __str__(self) -> str:
+        from glasspool.views import table
+
+        return table.snapshot_text(self)
+
+
+def as_plain(value: Any) -> Any:
+    """Turn frozen values of this module into dicts and lists, field by field."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: as_plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): as_plain(item) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        return [as_plain(item) for item in value]
+    return value
+
+
+def from_dict(plain: Mapping[str, Any]) -> Snapshot:
+    """Rebuild a snapshot from ``Snapshot.to_dict()``, ignoring fields that this version lacks.
+
+    Raises:
+        ValueError: The text is not a snapshot, or of a newer schema.
+    """
+    if not isinstance(plain, Mapping) or plain.get("schema") != SCHEMA:
+        raise ValueError(f"not a snapshot of schema {SCHEMA}")
+    try:
+        return Snapshot(
+            pools=tuple(_pool(p) for p in plain["pools"]),
+            taken_at=float(plain["taken_at"]),
+            took_s=float(plain.get("took_s", 0.0)),
+        )
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"not a snapshot of schema {SCHEMA}: {error!r}") from None
+
+
+def describe_exit(exitcode: int | None) -> str:
+    """Say in words how a process ended, from an exit code as in ``multiprocessing``."""
+    if exitcode is None:
+        return "ended (nobody could learn how)"
+    if exitcode < 0:
+        try:
+            name = signal.Signals(-exitcode).name
+        except ValueError:
+            name = f"signal {-exitcode}"
+        return f"was killed by {name}"
+    return f"exited with code {exitcode}"
+
+
+def _unique(values: Iterable[Any], key: Any) -> list[Any]:
+    seen: dict[Any, Any] = {}
+    for value in values:
+        seen.setdefault(key(value), value)
+    return list(seen.values())
+
+
+def _build(cls: type, plain: Mapping[str, Any] | None, **nested: Any) -> Any:
+    if plain is None:
+        return None
+    known = {f.name for f in dataclasses.fields(cls)}
+    values = {key: value for key, value in plain.items() if key in known}
+    return cls(**{**values, **nested})
+
+
+def _task(plain: Mapping[str, Any] | None) -> Any:
+    if plain is None:
+        return None
+    return _build(
+        TaskInfo,
+        plain,
+        thread=_build(ThreadRef, plain.get("thread")),
+        tasks=tuple(_task(t) for t in plain.get("tasks", ())),
+    )
+
+
+def _thread(plain: Mapping[str, Any]) -> ThreadInfo:
+    stack = plain.get("stack")
+    built: ThreadInfo = _build(
+        ThreadInfo,
+        plain,
+        roles=tuple(plain.get("roles", ())),
+        task=_task(plain.get("task")),
+        stack=None if stack is None else tuple(_build(Frame, f) for f in stack),
+        evidence=_build(Evidence, plain.get("evidence")) or Evidence("os"),
+    )
+    return built
+
+
+def _process(plain: Mapping[str, Any]) -> ProcessInfo:
+    initializer = plain.get("initializer")
+    built: ProcessInfo = _build(
+        ProcessInfo,
+        plain,
+        threads=tuple(_thread(t) for t in plain.get("threads", ())),
+        initializer=None
+        if initializer is None
+        else _build(
+            InitializerInfo, initializer, thread=_build(ThreadRef, initializer.get("thread"))
+        ),
+        evidence=_build(Evidence, plain.get("evidence")) or Evidence("os"),
+    )
+    return built
+
+
+def _pool(plain: Mapping[str, Any]) -> PoolInfo:
+    built: PoolInfo = _build(
+        PoolInfo,
+        plain,
+        processes=tuple(_process(p) for p in plain["processes"]),
+        tasks=tuple(_task(t) for t in plain.get("tasks", ())),
+        deaths=tuple(
+            _build(DeathCertificate, d, task=_task(d.get("task"))) for d in plain.get("deaths", ())
+        ),
+        notes=tuple(plain.get("notes", ())),
+    )
+    return built
