@@ -1,0 +1,149 @@
+"""What ``glasspool run`` learns of a program's pools, and when it prints it.
+
+*Owns* the list of pools that ended, the installed replacement and the exit function. Threads: none;
+``_note`` is called by whichever thread shuts a pool down, and appends one frozen value.
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from glasspool import registry, replacement
+from glasspool.cli import report
+from glasspool.snapshot import PoolInfo, TaskInfo
+
+if TYPE_CHECKING:
+    from glasspool.cli.report import Run
+
+
+class Account:
+    """The account of one run of a program, from before its first line until after its last.
+
+    Args:
+        command: The program and its arguments.
+        target: The file to write as JSON, or None.
+        quiet: Whether nothing is to be printed.
+    """
+
+    def __init__(self, command: list[str], target: str | None, quiet: bool) -> None:
+        self._command = tuple(command)
+        self._target = target
+        self._quiet = quiet
+        self._pid = os.getpid()
+        self._ended: list[report.PoolAccount] = []
+        self._exitcode: int | None = 0
+        self._error: str | None = None
+        self._begun = time.monotonic()
+        self._begun_at = time.time()
+        self._unregister = registry.on_shutdown(self._note)
+        self._replacement = replacement.install()
+        _run_last(self._close)
+
+    def program_ended(self, error: BaseException | None) -> None:
+        """Note how the program's main code ended: its exit code follows from it."""
+        self._exitcode = exit_code(error)
+        if error is not None and not isinstance(error, SystemExit):
+            self._error = type(error).__name__
+
+    def discard(self) -> None:
+        """Tell nothing at the end: no program ran."""
+        self._unregister()
+        self._replacement.uninstall()
+        atexit.unregister(self._close)
+
+    def _note(self, pool: PoolInfo, slowest: tuple[TaskInfo, ...]) -> None:
+        self._ended.append(report.PoolAccount(pool, slowest, time.time()))
+
+    def _close(self) -> None:
+        # A process that the program forked, and that leaves through sys.exit, comes here too.
+        if os.getpid() != self._pid:
+            return
+        try:
+            self._tell(self._run())
+        except Exception as error:
+            # The program has ended as it should: a fault of ours must not look like one of its.
+            _print(f"glasspool: the report failed: {type(error).__name__}: {error}")
+
+    def _run(self) -> Run:
+        told = {account.pool.name for account in self._ended}
+        still = [
+            report.PoolAccount(info, (), time.time())
+            for pool in registry.live_pools()
+            for info in pool.inspect().pools
+            if info.name not in told
+        ]
+        return report.Run(
+            command=self._command,
+            exitcode=self._exitcode,
+            error=self._error,
+            begun_at=self._begun_at,
+            run_s=time.monotonic() - self._begun,
+            off=self._replacement.reason,
+            pools=(*self._ended, *still),
+            left_alone=self._replacement.left_alone,
+        )
+
+    def _tell(self, run: Run) -> None:
+        if self._target is not None:
+            try:
+                with open(self._target, "w", encoding="utf-8") as file:
+                    json.dump(report.as_dict(run), file, indent=1)
+                    file.write("\n")
+            except OSError as error:
+                _print(f"glasspool: cannot write {self._target}: {error.strerror}")
+        if not self._quiet:
+            _print(report.text(run))
+
+
+def exit_code(error: BaseException | None) -> int | None:
+    """Return the exit code of a program whose main code ended with ``error``.
+
+    Negative for the signal with which the interpreter ends itself after Ctrl-C.
+    """
+    if error is None:
+        return 0
+    if isinstance(error, KeyboardInterrupt):
+        return -2
+    if not isinstance(error, SystemExit):
+        return 1
+    if error.code is None:
+        return 0
+    return error.code & 0xFF if isinstance(error.code, int) else 1
+
+
+def _run_last(function: Callable[[], None]) -> None:
+    """Have a function run after all other exit functions, those of ``multiprocessing`` too.
+
+    They run in the reverse order of their registration. ``multiprocessing`` registered its own when
+    it was imported, before us; it ends the pools that the program left open, and the report shall
+    have these.
+    """
+    from multiprocessing import util
+
+    theirs = util._exit_function  # type: ignore[attr-defined]
+    atexit.unregister(theirs)
+    atexit.register(function)
+    atexit.register(theirs)
+
+
+def _print(text: str) -> None:
+    """Print on the process's stderr, which ``sys.stderr`` may no longer be."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            # What the program printed comes first. An error here comes again, and is told, when
+            # the interpreter flushes.
+            stream.flush()
+        except (AttributeError, OSError, ValueError):
+            continue
+    if sys.__stderr__ is None:
+        return
+    try:
+        print(text, file=sys.__stderr__, flush=True)
+    except (OSError, ValueError):
+        return  # nobody listens

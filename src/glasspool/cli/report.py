@@ -1,0 +1,214 @@
+"""The report at the end of ``glasspool run``: from frozen values to text and to plain dicts.
+
+Nothing in here touches a process. The text fits 80 columns where the names in it permit.
+"""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from glasspool.cli.layout import aligned, indented, place, span
+from glasspool.snapshot import (
+    PoolInfo,
+    ProcessInfo,
+    Snapshot,
+    TaskInfo,
+    as_plain,
+    describe_exit,
+)
+
+if TYPE_CHECKING:
+    from glasspool.replacement import LeftAlone
+
+SCHEMA = 1
+"""Rises when a field of ``as_dict`` changes its meaning or goes away."""
+
+_POOLS_IN_FULL = 5
+_WORKERS_IN_FULL = 32
+
+
+@dataclass(frozen=True, slots=True)
+class PoolAccount:
+    """One pool when it was shut down: its last picture, and its slowest tasks, longest first."""
+
+    pool: PoolInfo
+    slowest: tuple[TaskInfo, ...]
+    ended_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One run of a program.
+
+    ``exitcode`` is negative for a signal; ``error`` names the exception that nobody caught.
+    ``off`` says why the replacement was switched off, or is None.
+    """
+
+    command: tuple[str, ...]
+    exitcode: int | None
+    error: str | None
+    begun_at: float
+    run_s: float
+    off: str | None
+    pools: tuple[PoolAccount, ...]
+    left_alone: tuple[LeftAlone, ...]
+
+
+def as_dict(run: Run) -> dict[str, Any]:
+    """Return the report as plain dicts, lists, strings and numbers."""
+    return {
+        "schema": SCHEMA,
+        "command": list(run.command),
+        "exitcode": run.exitcode,
+        "error": run.error,
+        "begun_at": run.begun_at,
+        "run_s": run.run_s,
+        "replaced": run.off is None,
+        "off": run.off,
+        "pools": [
+            {
+                **as_plain(account.pool),
+                "slowest": as_plain(account.slowest),
+                "ended_at": account.ended_at,
+                "workers": [_worker_dict(account, w) for w in account.pool.workers],
+            }
+            for account in run.pools
+        ],
+        "left_alone": [as_plain(item) for item in run.left_alone],
+    }
+
+
+def text(run: Run) -> str:
+    """Return the report as lines of text."""
+    head = f"glasspool run: {_ended(run)}"
+    if run.off is not None:
+        return f"{head}\nThe standard library's pools were used: {run.off}."
+    if not run.pools:
+        return "\n".join([f"{head}; it made no multiprocessing.Pool", *_left_alone(run)])
+    count = "1 pool" if len(run.pools) == 1 else f"{len(run.pools)} pools"
+    lines = [f"{head}; {count}"]
+    for account in run.pools[:_POOLS_IN_FULL]:
+        lines += ["", *_pool(account)]
+    rest = run.pools[_POOLS_IN_FULL:]
+    if rest:
+        lines += ["", f"{len(rest)} more, in short (--json FILE tells all of each)"]
+        lines += [f"  {_head(account.pool)}" for account in rest]
+    return "\n".join([*lines, *_left_alone(run)])
+
+
+def _ended(run: Run) -> str:
+    how = "was interrupted" if run.exitcode == -2 else describe_exit(run.exitcode)
+    why = f" ({run.error})" if run.error and run.exitcode == 1 else ""
+    return f"{shlex.join(run.command)} {how}{why} after {span(run.run_s)}"
+
+
+def _head(pool: PoolInfo) -> str:
+    size = "1 worker" if pool.size == 1 else f"{pool.size} workers"
+    method = f", {pool.start_method}" if pool.start_method else ""
+    return f"{pool.name}: {size}{method}, made at {place(pool.made_at)}"
+
+
+def _pool(account: PoolAccount) -> list[str]:
+    from glasspool.views import table
+
+    pool = account.pool
+    shown = Snapshot((pool,), taken_at=account.ended_at)
+    lines = [_head(pool), "", "Processes and threads, when it was shut down"]
+    lines += indented(table.snapshot_text(shown))
+    lines += ["", "Who initialised, who executed", *_who(pool)]
+    lines += ["", "Workers", *indented("\n".join(_workers(account)))]
+    if account.slowest:
+        lines += ["", "Slowest tasks", *indented(table.tasks_text(account.slowest))]
+    if pool.deaths:
+        lines += ["", "Deaths"]
+        for certificate in pool.deaths:
+            lines += indented(certificate.text())
+    return lines
+
+
+def _who(pool: PoolInfo) -> list[str]:
+    done = [w for w in pool.workers if w.initializer and w.initializer.thread]
+    initialised = {w.slot: w.initializer.thread.name for w in done if w.initializer.thread}
+    executed = {
+        w.slot: " and ".join(t.name for t in w.threads if "task" in t.roles)
+        for w in pool.workers
+        if w.threads
+    }
+    what = f"initializer {pool.initializer}" if pool.initializer else "initializer"
+    none = "none was given" if pool.initializer is None else "not known"
+    return [
+        f"  {what}: {_by_thread(initialised) or none}",
+        f"  tasks: {_by_thread(executed) or 'not known'}",
+    ]
+
+
+def _by_thread(threads: dict[int | None, str]) -> str:
+    """Say which thread of which workers, once for all that agree."""
+    names = sorted(set(threads.values()))
+    if len(names) == 1:
+        once = "the worker" if len(threads) == 1 else f"each of the {len(threads)} workers"
+        return f"the thread {names[0]} of {once}"
+    return "; ".join(
+        f"the thread {name} of workers {', '.join(str(s) for s, n in threads.items() if n == name)}"
+        for name in names
+    )
+
+
+def _workers(account: PoolAccount) -> list[str]:
+    rows = [("slot", "pid", "tasks", "busy", "waiting", "initializer")]
+    workers = account.pool.workers
+    for worker in workers[:_WORKERS_IN_FULL]:
+        initializer = worker.initializer.run_s if worker.initializer else None
+        rows.append(
+            (
+                "-" if worker.slot is None else str(worker.slot),
+                str(worker.pid),
+                str(worker.tasks_done),
+                span(worker.busy_s),
+                span(waiting_s(account, worker)),
+                span(initializer),
+            )
+        )
+    lines = aligned(rows, right=range(6))
+    if len(workers) > _WORKERS_IN_FULL:
+        lines.append(f"and {len(workers) - _WORKERS_IN_FULL} more (--json FILE has them)")
+    return lines
+
+
+def waiting_s(account: PoolAccount, worker: ProcessInfo) -> float | None:
+    """Return how long a worker had nothing to do: its life less tasks and initializer."""
+    if worker.started_at is None:
+        return None
+    initializer_s = (worker.initializer.run_s if worker.initializer else None) or 0.0
+    return max(0.0, account.ended_at - worker.started_at - worker.busy_s - initializer_s)
+
+
+def _worker_dict(account: PoolAccount, worker: ProcessInfo) -> dict[str, Any]:
+    initializer = worker.initializer
+    return {
+        "slot": worker.slot,
+        "pid": worker.pid,
+        "tasks": worker.tasks_done,
+        "busy_s": worker.busy_s,
+        "waiting_s": waiting_s(account, worker),
+        "initializer_s": initializer.run_s if initializer else None,
+        "initialized_by": as_plain(initializer.thread) if initializer else None,
+        "executed_by": [
+            {"name": t.name, "ident": t.ident, "native_id": t.native_id, "is_main": t.is_main}
+            for t in worker.threads
+            if "task" in t.roles
+        ],
+    }
+
+
+def _left_alone(run: Run) -> list[str]:
+    if not run.left_alone:
+        return []
+    lines = ["", "Left alone"]
+    for item in run.left_alone:
+        count = f"{item.count} x " if item.count > 1 else ""
+        kind = item.kind.removeprefix("multiprocessing.pool.").rpartition(".")[2]
+        lines.append(f"  {count}{kind}, made at {place(item.made_at)}: {item.reason}")
+    return lines

@@ -1,0 +1,1 @@
+"""Where workers live: one package or module per engine."""

@@ -1,0 +1,1 @@
+"""The local engine: worker processes of this machine, each with a private channel."""

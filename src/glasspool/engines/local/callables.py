@@ -1,0 +1,99 @@
+"""The callables of a pool: what users asked to have called, by number.
+
+A callable that pickle names by reference gets a number for good. Any other is pickled anew for each
+job that uses it: inside the task for an apply, else under a number of its own that ends with the job.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from glasspool.engines.local import payload, wire
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A callable with a number: its name for views, and how it travels.
+
+    ``by_value`` says that only cloudpickle could take it.
+    """
+
+    number: int
+    name: str
+    flags: int
+    body: bytes | payload.Parcel
+
+    @property
+    def by_value(self) -> bool:
+        """Whether only cloudpickle could take it."""
+        return bool(self.flags & wire.BY_VALUE)
+
+    @property
+    def for_one_job(self) -> bool:
+        """Whether the number ends with the job."""
+        return not self.flags & wire.BY_REFERENCE
+
+
+class Callables:
+    """Numbers for callables. Safe from any thread: each step is one operation on a dict."""
+
+    def __init__(self, name_call: Callable[[int, str], None]) -> None:
+        self._by_object: dict[Any, Known] = {}
+        self._by_number: dict[int, Known] = {}
+        self._numbers = itertools.count(1)
+        self._name_call = name_call
+
+    def by_reference(self, function: Callable[..., Any]) -> Known | None:
+        """Return the number of a callable that travels by name; None if it does not.
+
+        Raises:
+            Exception: It looks as if it did, and cannot be pickled at all.
+        """
+        try:
+            known = self._by_object.get(function)
+        except TypeError:  # not hashable
+            return None
+        if known is not None:
+            return known
+        if not payload.is_by_reference(function):
+            return None
+        body, by_value = payload.dump_any(function)
+        if by_value:
+            return None
+        known = self._add(function, wire.BY_REFERENCE, body)
+        self._by_object[function] = known
+        return known
+
+    def for_job(self, function: Callable[..., Any]) -> Known:
+        """Return a number for one job; for good if the callable travels by name.
+
+        Raises:
+            Exception: It cannot be pickled.
+        """
+        known = self.by_reference(function)
+        if known is None:
+            body, by_value = payload.dump_any(function)
+            known = self._add(function, wire.BY_VALUE if by_value else 0, body)
+        return known
+
+    def get(self, number: int) -> Known:
+        """Return what has this number."""
+        return self._by_number[number]
+
+    def name(self, number: int) -> str:
+        """Return the name of what has or had this number."""
+        known = self._by_number.get(number)
+        return known.name if known is not None else "?"
+
+    def forget(self, number: int) -> None:
+        """Drop a callable that was for one job."""
+        self._by_number.pop(number, None)
+
+    def _add(self, function: Any, flags: int, body: bytes | payload.Parcel) -> Known:
+        known = Known(next(self._numbers), payload.callable_name(function), flags, body)
+        self._by_number[known.number] = known
+        self._name_call(known.number, known.name)
+        return known

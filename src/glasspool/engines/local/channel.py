@@ -1,0 +1,86 @@
+"""The channel: the private duplex connection between the pool and one worker.
+
+A Unix socket of the kind that keeps the borders of messages. Each direction has one writer and one
+reader. Descriptors of segments travel with the message that needs them. Nobody takes the end of the
+stream for a death: a process that a task forked may hold the other end open (the process itself
+tells of its death, see ``workers``).
+"""
+
+from __future__ import annotations
+
+import array
+import os
+import socket
+
+from glasspool.engines.local.wire import MESSAGE_BYTES
+
+_FD_BYTES = array.array("i").itemsize
+_ANCILLARY = socket.CMSG_SPACE(4 * _FD_BYTES)
+
+
+def pair() -> tuple[socket.socket, socket.socket]:
+    """Make a channel; both ends are closed on exec."""
+    return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+
+
+def send(end: socket.socket, message: bytes | memoryview, fd: int | None = None) -> None:
+    """Send one message, and wait while the channel is full (the reader wakes us, or its end).
+
+    Raises:
+        OSError: The other end is gone.
+    """
+    if fd is None:
+        end.send(message)
+    else:
+        socket.send_fds(end, [message], [fd])
+
+
+def try_send(end: socket.socket, message: bytes, fd: int | None = None) -> bool:
+    """Send one message if there is room for it now; tell whether it was sent.
+
+    Raises:
+        OSError: The other end is gone.
+    """
+    try:
+        if fd is None:
+            end.send(message, socket.MSG_DONTWAIT)
+        else:
+            socket.send_fds(end, [message], [fd], socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        return False
+    return True
+
+
+class Receiver:
+    """Receives messages into one kept buffer: a fresh one of this size each time costs ten times
+    the system call itself."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray(MESSAGE_BYTES)
+        self._view = memoryview(self._buffer)
+        self._buffers = [self._buffer]
+
+    def receive(self, end: socket.socket, flags: int = 0) -> tuple[bytes, list[int]]:
+        """Receive one message and its descriptors; empty at the end of the stream.
+
+        Raises:
+            BlockingIOError: With ``MSG_DONTWAIT``, when there is none.
+            OSError: The connection is broken.
+        """
+        size, ancillary, _, _ = end.recvmsg_into(
+            self._buffers, _ANCILLARY, flags | socket.MSG_CMSG_CLOEXEC
+        )
+        message = bytes(self._view[:size])
+        if not ancillary:
+            return message, []
+        fds = array.array("i")
+        for level, kind, content in ancillary:
+            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                fds.frombytes(content[: len(content) - len(content) % _FD_BYTES])
+        return message, fds.tolist()
+
+
+def close_fds(fds: list[int]) -> None:
+    """Close descriptors that nobody wants."""
+    for fd in fds:
+        os.close(fd)

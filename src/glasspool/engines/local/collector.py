@@ -1,0 +1,495 @@
+"""The task-handler and result-handler: one loop that hands tasks out and takes results in.
+
+Owns: the ledger, and what it knows of each worker (``Worker``, the collector's fields). Thread:
+``NAME task-handler+result-handler``, started and stopped by the engine. It waits for its mailbox and
+for the workers' channels, and, only while a worker holds more than one task, for the next time to look
+whether one of them is stuck. It never waits in a send, and runs no code of the user's: values are
+pickled by the thread that submits and rebuilt by the thread that asks.
+"""
+
+from __future__ import annotations
+
+import marshal
+import select
+import socket
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+from glasspool import batching
+from glasspool.engines.local import channel, kernel, wire
+from glasspool.engines.local import scoreboard as sb
+from glasspool.engines.local.mailbox import Mailbox
+from glasspool.engines.local.outcome import RAISED, Segment
+from glasspool.engines.local.payload import Parcel
+from glasspool.engines.local.workers import Worker
+from glasspool.errors import TaskCancelled, WorkerDied
+from glasspool.ledger import CANCELLED, DONE, FAILED, LOST, Held, Ledger, Task
+
+if TYPE_CHECKING:
+    from glasspool.engines.local.engine import LocalEngine
+
+DRAIN = 2048
+BATCH_BYTES = 96 * 1024
+LOOK_AFTER_NS = 1_000_000
+LOOK_EVERY_S = 0.002
+
+_HOW = {wire.OK: DONE, wire.OK_SEGMENT: DONE}
+
+
+class Collector:
+    """The loop of the thread that owns the ledger."""
+
+    def __init__(self, engine: LocalEngine) -> None:
+        self._engine = engine
+        self.mailbox = Mailbox()
+        self.ledger = Ledger()
+        self.state = "waiting for tasks and results"
+        self.workers: dict[int, Worker] = {}  # by descriptor, as the poll tells it
+        self.feeds: set[Any] = set()
+        self.pace: dict[int, float] = {}
+        self.failure: BaseException | None = None
+        self._poll = select.epoll()
+        self._poll.register(self.mailbox.fd, select.EPOLLIN)
+        self._receiver = channel.Receiver()
+        self._fence = threading.Lock()
+        # Workers that hold nothing, and those that hold something but have room: ordered sets.
+        self._idle: dict[Worker, None] = {}
+        self._hungry: dict[Worker, None] = {}
+        self._look_at: float | None = None
+        self._closing = False
+        self.stopped = False
+        self._ended = False
+        self._parked = False
+
+    # The loop -------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Run until the pool has ended, or until parked."""
+        kernel.name_this_thread(self._engine.os_name("tasks+res"))
+        self._parked = False
+        poll, mailbox = self._poll, self.mailbox
+        while not self._ended:
+            self._work_off()
+            if self._ended or self._parked:
+                break
+            if self.ledger.waiting:
+                self._hand_out()
+            if self._closing and not self.stopped and self._is_finished():
+                self._stop_workers(hard=False)
+            timeout: float | None = None
+            if mailbox.fall_asleep():
+                timeout = 0
+            elif self._look_at is not None:
+                timeout = max(0.0, self._look_at - time.monotonic())
+            rung = False
+            for fd, event in poll.poll(timeout):
+                if fd == mailbox.fd:
+                    rung = True
+                else:
+                    self._attend(fd, event)
+            mailbox.wake_up(rung)
+            if self._look_at is not None and time.monotonic() >= self._look_at:
+                self._look()
+
+    def _work_off(self) -> None:
+        """Take in what other threads have put here: tasks, rows of tasks, and calls."""
+        items, submit = self.mailbox.items, self._submit
+        for _ in range(DRAIN):
+            if not items or self._parked:
+                return
+            item = items.popleft()
+            if type(item) is Task:
+                submit(item)
+            elif type(item) is list:
+                for task in item:
+                    submit(task)
+            else:
+                item()
+
+    def park(self) -> None:
+        """Leave the loop at the next turn; the thread ends, nothing is lost (an item)."""
+        self._parked = True
+
+    def _submit(self, task: Task) -> None:
+        self.ledger.submit(task)
+        if self.stopped:
+            self._settle_here(task, TaskCancelled("the pool was terminated"), CANCELLED)
+        elif self.failure is not None:
+            self._settle_here(task, self.failure, FAILED)
+
+    def _attend(self, fd: int, event: int) -> None:
+        worker = self.workers.get(fd)
+        if worker is None:
+            return
+        if event & select.EPOLLOUT:
+            worker.choked = False
+            self._poll.modify(fd, select.EPOLLIN)
+            self._make_hungry(worker)
+        if event & ~select.EPOLLOUT:
+            self._hear(worker)
+
+    # Handing out ----------------------------------------------------------------------------------
+
+    def _hand_out(self) -> None:
+        ledger, idle, hungry = self.ledger, self._idle, self._hungry
+        while ledger.next_waiting() is not None:
+            queue = idle or hungry
+            if not queue:
+                return
+            worker = next(iter(queue))
+            del queue[worker]
+            if worker.ready and not worker.choked and worker.held is not None:
+                self._feed(worker, worker.held)
+
+    def _feed(self, worker: Worker, held: Held) -> None:
+        """Send the worker one message with as many of the waiting tasks as it should have now."""
+        ledger = self.ledger
+        first = ledger.next_waiting()
+        if first is None:
+            return
+        was_idle = not held.tasks
+        pace = self.pace.get(first.call)
+        wanted = batching.room(pace, len(held))
+        if worker.quota is not None:
+            wanted = min(wanted, worker.quota)
+        wanted = min(wanted, batching.share(len(ledger.waiting), len(self.workers)))
+        if wanted <= 0:
+            return
+        parts: list[bytes] = []
+        sent: list[Task] = []
+        fd: int | None = None
+        size = 0
+        for number in worker.forget:
+            parts.append(wire.REQUEST.pack(wire.FORGET, 0, number, 0, 0))
+        while len(sent) < wanted and fd is None:
+            task = ledger.next_waiting()
+            if task is None:
+                break
+            body = task.payload
+            if task.call and task.call not in worker.known:
+                definition = self._define(task.call)
+                if isinstance(definition, tuple):
+                    if sent or not self._post(worker, *definition):
+                        break  # it travels alone, with its segment
+                    worker.known.add(task.call)
+                    continue
+                parts.append(definition)
+                size += len(definition)
+                worker.known.add(task.call)
+            if isinstance(body, Parcel):
+                if sent:
+                    break
+                fd, body = body.fd, body.head
+            size += len(body) + wire.REQUEST.size
+            if sent and size > BATCH_BYTES:
+                break
+            ledger.send(held)
+            sent.append(task)
+            parts.append(
+                wire.REQUEST.pack(wire.TASK, task.kind, task.call, task.id, len(body))
+            )
+            parts.append(body)
+        if not sent:
+            return
+        if not self._post(worker, b"".join(parts), fd):
+            ledger.unsend(held, sent)
+            worker.known.difference_update(task.call for task in sent)
+            return
+        worker.forget.clear()
+        if worker.quota is not None:
+            worker.quota -= len(sent)
+        if was_idle:
+            worker.heard_ns = time.monotonic_ns()
+        if worker.quota == 0:
+            self._retire(worker)
+        elif pace is not None and batching.room(pace, len(held)) > 0:
+            self._hungry[worker] = None
+        if len(held) > 1 and self._look_at is None:
+            self._look_at = time.monotonic() + LOOK_EVERY_S
+
+    def _define(self, call: int) -> bytes | tuple[bytes, int]:
+        """Return the message part that tells a worker of a callable (with its segment, if it has
+        one)."""
+        known = self._engine.callables.get(call)
+        name = known.name.encode()[:200] + b"\0"
+        flags = known.flags
+        if isinstance(known.body, Parcel):
+            body = name + known.body.head
+            head = wire.REQUEST.pack(wire.CALLABLE, flags | wire.SEGMENT, call, 0, len(body))
+            return head + body, known.body.fd
+        body = name + known.body
+        return wire.REQUEST.pack(wire.CALLABLE, flags, call, 0, len(body)) + body
+
+    def _post(self, worker: Worker, message: bytes, fd: int | None = None) -> bool:
+        try:
+            if channel.try_send(worker.end, message, fd):
+                return True
+        except OSError:
+            worker.ready = False  # it is dying; its death will be told
+            return False
+        worker.choked = True
+        self._poll.modify(worker.fd, select.EPOLLIN | select.EPOLLOUT)
+        return False
+
+    def _make_hungry(self, worker: Worker) -> None:
+        held = worker.held
+        if held is None or worker.stopping or not worker.ready:
+            return
+        queue = self._hungry if held.tasks else self._idle
+        queue[worker] = None
+
+    # Taking in ------------------------------------------------------------------------------------
+
+    def _hear(self, worker: Worker) -> None:
+        try:
+            message, fds = self._receiver.receive(worker.end, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return
+        except OSError:
+            message, fds = b"", []
+        if not message:
+            self._cut_off(worker)
+            return
+        worker.heard_ns = time.monotonic_ns()
+        worker.stuck = False
+        self._take(worker, message, fds)
+        held = worker.held
+        if held is None or not worker.ready or worker.stopping:
+            return
+        if self.ledger.waiting and not worker.choked:
+            self._feed(worker, held)
+        if not held.tasks:
+            self._idle[worker] = None
+            if not self.ledger.waiting:
+                self._relieve()
+
+    def _cut_off(self, worker: Worker) -> None:
+        """End a worker whose channel has ended: it leaves, or a task closed its descriptors."""
+        self._poll.unregister(worker.fd)
+        worker.ready = False
+        if not worker.stopping:
+            self._engine.stop_worker(worker, hard=True)
+
+    def _take(self, worker: Worker, message: bytes, fds: list[int]) -> None:
+        """Settle the tasks whose results are in a message (or in the outbox of a dead worker)."""
+        held = worker.held
+        if held is None:
+            return
+        unpack, size = wire.REPLY.unpack_from, wire.REPLY.size
+        end_of, how_of = self.ledger.end, _HOW.get
+        at, stop = 0, len(message)
+        count, first_ns, last_ns, call = 0, 0, 0, 0
+        while at < stop:
+            kind, _lane, length, task_id, begun, ended = unpack(message, at)
+            at += size
+            body: Any = message[at : at + length]
+            at += length
+            if kind >= wire.SKIPPED:
+                self._hear_word(worker, kind, task_id, body, begun, ended)
+                continue
+            task = end_of(held, task_id, how_of(kind, FAILED))
+            if kind == wire.OK_SEGMENT:
+                body = Segment(body, fds.pop(0))
+            if task is None:
+                continue  # known already: the outbox was read before the message came
+            count += 1
+            first_ns = first_ns or begun
+            last_ns, call = ended, task.call
+            task.payload = None
+            task.job.settle(task, kind, body, worker, begun, ended)
+        if count:
+            self.pace[call] = batching.new_pace(self.pace.get(call), (last_ns - first_ns) / count)
+
+    def _hear_word(
+        self, worker: Worker, kind: int, task_id: int, body: bytes, begun: int, ended: int
+    ) -> None:
+        held = worker.held
+        if held is None:
+            return
+        if kind == wire.SKIPPED:
+            task = held.tasks.get(task_id)
+            if task is not None and task.seq == begun:
+                self.ledger.take_back(held, [task])
+                if worker.quota is not None:
+                    worker.quota += 1
+        elif kind == wire.HELLO:
+            _, worker.ident, worker.native_id = marshal.loads(body)
+            worker.initialized_ns = (begun, ended)
+            worker.ready = True
+            self._engine.worker_ready(worker)
+            self._make_hungry(worker)
+        elif kind == wire.INITIALIZER_FAILED:
+            self._engine.initializer_failed(worker, body)
+        elif kind == wire.STACKS and worker.stacks is not None:
+            worker.stacks(marshal.loads(body))
+
+    def refuse(self, task: Task, error: BaseException) -> None:
+        """Take a task in that could not be pickled, and end it (an item)."""
+        self.ledger.submit(task)
+        self._settle_here(task, error, FAILED)
+
+    def _settle_here(self, task: Task, error: BaseException, how: str) -> None:
+        """End a task by a decision of the parent."""
+        if self.ledger.end_here(task, how):
+            task.payload = None
+            task.job.settle(task, RAISED, error, None, 0, 0)
+
+    # Looking after workers that are stuck -----------------------------------------------------------
+
+    def _look(self) -> None:
+        """Read the outboxes of workers that have been silent, and relieve those that are stuck.
+
+        A worker tells of short tasks in groups; if a long task follows some short ones, this is how
+        the short ones' results get through, and how tasks behind the long one get to idle workers.
+        """
+        now = time.monotonic_ns()
+        again = False
+        for worker in list(self.workers.values()):
+            held = worker.held
+            if held is None or len(held) < 2 or worker.stuck:
+                continue
+            if now - worker.heard_ns < LOOK_AFTER_NS:
+                again = True
+                continue
+            before = len(held)
+            self._take(worker, self._engine.boxes.read(worker.record), [])
+            worker.stuck = len(held) == before
+            again = again or not worker.stuck
+        self._look_at = time.monotonic() + LOOK_EVERY_S if again else None
+        if self._idle and not self.ledger.waiting:
+            self._relieve()
+
+    def _relieve(self) -> None:
+        """Take unbegun tasks back from the worker that has most of them, for an idle one."""
+        victim: Worker | None = None
+        most = 0.0
+        for worker in self.workers.values():
+            unbegun = len(worker.held) - 1 if worker.held is not None else 0
+            if unbegun > 0:
+                weight = unbegun * (1000.0 if worker.stuck else 1.0)
+                if weight > most:
+                    victim, most = worker, weight
+        if victim is None or victim.held is None:
+            return
+        newest = next(reversed(victim.held.tasks.values()))
+        pace = None if victim.stuck else self.pace.get(newest.call)
+        if batching.worth_taking_back(pace, len(victim.held) - 1):
+            self._take_back(victim, victim.held)
+            self._hand_out()
+
+    def _take_back(self, worker: Worker, held: Held) -> None:
+        """Let wait again what a worker has not begun, and make sure that it never will.
+
+        The parent says which numbers are to be skipped, and then looks which have begun; the worker
+        notes the begin, and then looks which to skip. What has not begun after that is ours. What
+        began in between stays the worker's: it runs it, or tells that it skipped it.
+        """
+        board, record = self._engine.board, worker.record
+        board.set_word(record, sb.W_SKIP_UNTIL, held.next_seq)
+        self._fence.acquire(False)
+        self._fence.release()
+        tasks = list(held.tasks.values())
+        mine = [task for task in tasks if not board.has_begun(record, task.seq)]
+        self.ledger.take_back(held, mine)
+        if worker.quota is not None:
+            worker.quota += len(mine)
+
+    # Life and death of workers ----------------------------------------------------------------------
+
+    def join(self, worker: Worker) -> None:
+        """Take a started worker in."""
+        worker.held = self.ledger.join()
+        worker.quota = self._engine.maxtasksperchild
+        self.workers[worker.fd] = worker
+        self._poll.register(worker.fd, select.EPOLLIN)
+        if self.stopped:
+            self._stop(worker, hard=True)
+
+    def bury(self, worker: Worker) -> None:
+        """Take a dead worker out: save its finished results, end what it had begun, resend the rest."""
+        held = worker.held
+        if held is None or worker.buried:
+            return
+        worker.buried = True
+        worker.ready = False
+        self._take_the_last(worker)
+        board = self._engine.board
+        begun = self.ledger.bury(held, lambda task: board.has_begun(worker.record, task.seq))
+        self.workers.pop(worker.fd, None)
+        self._idle.pop(worker, None)
+        self._hungry.pop(worker, None)
+        for task in begun:
+            certificate = self._engine.certify(worker, task)
+            self._settle_here(task, WorkerDied(certificate), LOST)
+        worker.end.close()
+        self._engine.buried(worker, certified=bool(begun))
+
+    def _take_the_last(self, worker: Worker) -> None:
+        while True:
+            try:
+                message, fds = self._receiver.receive(worker.end, socket.MSG_DONTWAIT)
+            except OSError:
+                break
+            if not message:
+                break
+            self._take(worker, message, fds)
+        self._take(worker, self._engine.boxes.read(worker.record), [])
+
+    def _retire(self, worker: Worker) -> None:
+        """Let a worker go that has had its number of tasks, and ask for the next one already."""
+        self._stop(worker, hard=False)
+        self._engine.retired(worker)
+
+    def _stop(self, worker: Worker, hard: bool) -> None:
+        worker.stopping = True
+        self._post(worker, wire.REQUEST.pack(wire.STOP, 0, 0, 0, 0))
+        self._engine.stop_worker(worker, hard)
+
+    # The end of the pool ----------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Stop the workers once there is nothing left to do (an item)."""
+        self._closing = True
+
+    def _is_finished(self) -> bool:
+        return not self.ledger.open and not self.feeds and not self.mailbox.items
+
+    def terminate(self, error: BaseException) -> None:
+        """End everything that has not ended, with an error, and stop the workers (an item)."""
+        self._end_all(error, CANCELLED)
+        self._stop_workers(hard=True)
+
+    def fail(self, error: BaseException) -> None:
+        """End everything that has not ended, and all that will be submitted, with an error."""
+        self.failure = error
+        self._end_all(error, FAILED)
+
+    def _end_all(self, error: BaseException, how: str) -> None:
+        for feed in list(self.feeds):
+            feed.abort(error)
+        for task in list(self.ledger.unended()):
+            self._settle_here(task, error, how)
+
+    def _stop_workers(self, hard: bool) -> None:
+        self.stopped = True
+        for worker in list(self.workers.values()):
+            if not worker.stopping:
+                self._stop(worker, hard=hard and not (worker.ready and worker in self._idle))
+            elif hard:
+                self._engine.stop_worker(worker, hard=True)
+        self._engine.stopping()
+
+    def end(self) -> None:
+        """Leave the loop for good: the last worker is gone (an item)."""
+        self._end_all(TaskCancelled("the pool has ended"), CANCELLED)
+        self._ended = True
+
+    def dispose(self) -> None:
+        """Close what the loop waited on; after its end."""
+        self._poll.close()
+        self.mailbox.close()
+
+    def fds(self) -> list[int]:
+        """List the descriptors that a fork of the user's must close."""
+        return [self.mailbox.fd, self._poll.fileno()]

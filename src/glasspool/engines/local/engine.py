@@ -1,0 +1,501 @@
+"""The local engine: the parts of a local pool, put together.
+
+Owns: the scoreboard file, the outboxes, the three kinds of threads, and the order in which all of it
+ends. The parts know each other only through it, and talk by mailbox:
+
+* the *worker-handler* (``workers``) owns processes;
+* the *collector* (``collector``: task-handler and result-handler) owns the ledger;
+* the *callback* thread runs the user's callbacks, one after the other.
+
+Shutdown order: the collector ends or cancels every task and tells the workers to stop; the
+worker-handler sees them gone, ends the template, stops the collector, closes what is left, and turns
+``done``. The callback thread ends after the last callback.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import queue
+import socket
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
+from typing import Any
+
+from glasspool.engines.local import outcome
+from glasspool.engines.local import scoreboard as sb
+from glasspool.engines.local.callables import Callables
+from glasspool.engines.local.collector import Collector
+from glasspool.engines.local.outbox import Outboxes
+from glasspool.engines.local.processes import MakeProcess, Recipe
+from glasspool.engines.local.workers import Worker, WorkerHandler, new_thread
+from glasspool.errors import GlasspoolError, InitializerFailed, TaskCancelled
+from glasspool.latch import Latch
+from glasspool.ledger import Task
+from glasspool.snapshot import DeathCertificate, TaskInfo, describe_exit
+
+START_LIMIT_S = 60.0
+FAILURES = 3
+"""So many starts in a row must fail, with no worker that got ready, before the pool gives up."""
+
+PAUSE_S = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a pool is to be, as its constructor was told."""
+
+    name: str
+    number: int
+    size: int
+    maxtasksperchild: int | None
+    context: Any
+    make_process: MakeProcess
+    initializer: Callable[..., object] | None
+    initargs: tuple[Any, ...]
+    made_at: str
+
+
+@dataclass(frozen=True, slots=True)
+class Grave:
+    """A worker that has ended: its account, and how it ended."""
+
+    slot: int
+    generation: int
+    pid: int
+    exitcode: int | None
+    tasks_done: int
+    busy_s: float
+    on_purpose: bool
+
+
+class LocalEngine:
+    """A local pool without its user interface."""
+
+    def __init__(self, plan: Plan) -> None:
+        from glasspool.engines.local.payload import callable_name
+
+        self.name = plan.name
+        self.number = plan.number
+        self.size = plan.size
+        self.maxtasksperchild = plan.maxtasksperchild
+        self.made_at = plan.made_at
+        self.start_method = str(plan.context.get_start_method())
+        self.initializer = None if plan.initializer is None else callable_name(plan.initializer)
+        self.done = Latch()
+        self.callers: dict[int, tuple[str, float]] = {}
+        self.graves: deque[Grave] = deque(maxlen=1000)
+        self.deaths: deque[DeathCertificate] = deque(maxlen=100)
+        self.answerer: Callable[[LocalEngine, dict[str, Any]], dict[str, Any]] | None = None
+        self.on_shutdown: Callable[[LocalEngine], None] | None = None
+        self.on_disposed: Callable[[LocalEngine], None] | None = None
+        self.next_id = itertools.count(1).__next__
+        records = plan.size + max(8, plan.size // 4)
+        self.board = sb.Board.create(
+            plan.name,
+            plan.size,
+            records,
+            made_at=plan.made_at,
+            command=" ".join(sys.argv),
+            start_method=self.start_method,
+            initializer=self.initializer or "",
+        )
+        try:
+            self.boxes = Outboxes.create(records)
+        except BaseException:
+            self.board.unlink()
+            raise
+        self.callables = Callables(self.board.name_call)
+        recipe = Recipe(
+            plan.context,
+            plan.make_process,
+            self.board,
+            self.boxes,
+            plan.initializer,
+            plan.initargs,
+        )
+        self.handler = WorkerHandler(self, recipe)
+        self.collector = Collector(self)
+        self.threads: dict[str, threading.Thread] = {}
+        self._callbacks: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self.callback_task: str | None = None
+        self.feeders: set[threading.Thread] = set()
+        self._failures = 0
+        self._started = 0
+        self._all_started = Latch()
+        self._start_error: BaseException | None = None
+        self._terminating = False
+
+    # Starting -------------------------------------------------------------------------------------
+
+    def prepare(self) -> None:
+        """Fork the template, if the start method is fork. To be called with no thread of ours."""
+        if self.start_method == "fork":
+            self.handler.fork_template(f"gp{self.number} template")
+        else:
+            self.handler.use_context()
+
+    def start(self) -> None:
+        """Start the threads and the workers; returns when every worker has a process.
+
+        Raises:
+            Exception: A worker could not be started. The engine has ended then.
+        """
+        self.handler.serve_on(str(self.board.socket_path))
+        self.resume()
+        for slot in range(self.size):
+            self.handler.mailbox.put(lambda slot=slot: self._first_start(slot))
+        if not self._all_started.wait(START_LIMIT_S):
+            self._start_error = GlasspoolError(
+                f"the workers of {self.name} could not be started within {START_LIMIT_S:.0f} s"
+            )
+        if self._start_error is not None:
+            self.terminate()
+            self.done.wait(5.0)
+            raise self._start_error
+
+    def _first_start(self, slot: int) -> None:
+        if self._start_error is None:
+            try:
+                self.handler.start(slot)
+            except BaseException as error:  # it is raised in the constructor
+                self._start_error = error
+                self._all_started.set()
+
+    def start_slot(self, slot: int) -> None:
+        """Start a worker for a slot now (worker-handler); try again later if that fails."""
+        if self._terminating:
+            return
+        try:
+            self.handler.start(slot)
+        except OSError as error:
+            self.start_failed(slot, error)
+
+    def joined(self, worker: Worker) -> None:
+        """A worker has a process (worker-handler)."""
+        self.collector.mailbox.put(lambda: self.collector.join(worker))
+        self._started += 1
+        if self._started >= self.size:
+            self._all_started.set()
+
+    def start_failed(self, slot: int, error: OSError) -> None:
+        """A worker could not be started (worker-handler): in the beginning an error, later a pause."""
+        if not self._all_started.is_set():
+            self._start_error = error
+            self._all_started.set()
+        else:
+            self.handler.start_later(slot, 1.0)
+
+    # Threads --------------------------------------------------------------------------------------
+
+    def resume(self) -> None:
+        """Start the threads that are not running (again)."""
+        loops = {
+            "worker-handler": self.handler.run,
+            "task-handler+result-handler": self.collector.run,
+        }
+        if "callback" in self.threads:
+            loops["callback"] = self._run_callbacks
+        for role, loop in loops.items():
+            thread = self.threads.get(role)
+            if (thread is None or not thread.is_alive()) and not self.done.is_set():
+                self.threads[role] = new_thread(loop, f"{self.name} {role}")
+                self.threads[role].start()
+
+    def park(self) -> list[int]:
+        """Stop our threads for a moment, because another pool is about to fork this process.
+
+        Returns the native ids of those that stopped. ``resume`` starts them again.
+        """
+        self.handler.mailbox.put(self.handler.park)
+        self.collector.mailbox.put(self.collector.park)
+        if self.callback_task is None:
+            self._callbacks.put(_PARK)
+        parked = []
+        for role, thread in self.threads.items():
+            if role == "callback" and self.callback_task is not None:
+                continue  # it runs the user's code
+            thread.join(2.0)
+            if not thread.is_alive() and thread.native_id is not None:
+                parked.append(thread.native_id)
+        return parked
+
+    def os_name(self, role: str) -> str:
+        """Return the name of one of our threads for the operating system."""
+        return f"gp{self.number} {role}"
+
+    def own_threads(self) -> dict[threading.Thread, tuple[tuple[str, ...], str]]:
+        """Return our threads with their roles and states."""
+        found: dict[threading.Thread, tuple[tuple[str, ...], str]] = {}
+        states = {
+            "worker-handler": self.handler.state,
+            "task-handler+result-handler": self.collector.state,
+            "callback": f"running callback of {self.callback_task}"
+            if self.callback_task
+            else "waiting for a callback to run",
+        }
+        for role, thread in list(self.threads.items()):
+            found[thread] = (tuple(role.split("+")), states[role])
+        for thread in list(self.feeders):
+            found[thread] = (("iterable",), "running your iterable")
+        return found
+
+    # Tasks ----------------------------------------------------------------------------------------
+
+    def submit(self, task: Task) -> None:
+        """Hand a task in, from any thread."""
+        self.collector.mailbox.put(task)
+
+    def submit_all(self, tasks: list[Task]) -> None:
+        """Hand a row of tasks in."""
+        self.collector.mailbox.put(tasks)
+
+    def submit_failed(self, task: Task, error: BaseException) -> None:
+        """Hand in a task that has failed already: it could not be pickled."""
+        self.collector.mailbox.put(lambda: self.collector.refuse(task, error))
+
+    def begin_feed(self, job: Any) -> None:
+        """Say that more tasks of a job will come, so that the pool is not finished before."""
+        self.collector.mailbox.put(lambda: self.collector.feeds.add(job))
+
+    def end_feed(self, job: Any) -> None:
+        """Say that no more tasks of a job will come."""
+        self.collector.mailbox.put(lambda: self.collector.feeds.discard(job))
+
+    def forget_callable(self, number: int) -> None:
+        """Drop a callable whose job has ended (collector)."""
+        self.callables.forget(number)
+        for worker in self.collector.workers.values():
+            if number in worker.known:
+                worker.known.discard(number)
+                worker.forget.append(number)
+
+    def nudge(self) -> None:
+        """Make sure that nothing lies unseen in the mailbox."""
+        self.collector.mailbox.nudge()
+
+    # Callbacks ------------------------------------------------------------------------------------
+
+    def call_back(self, job: Any) -> None:
+        """Run a job's callback on the callback thread (collector)."""
+        self._callbacks.put(job)
+        if "callback" not in self.threads:
+            thread = new_thread(self._run_callbacks, f"{self.name} callback")
+            self.threads["callback"] = thread
+            thread.start()
+
+    def _run_callbacks(self) -> None:
+        from glasspool.engines.local import kernel
+
+        kernel.name_this_thread(self.os_name("callback"))
+        while True:
+            job = self._callbacks.get()  # woken by the next job, or by the end of the pool
+            if job is _PARK or job is _END:
+                return
+            self.callback_task = job.label()
+            try:
+                job.run_callback()
+            finally:
+                self.callback_task = None
+
+    def join_callbacks(self) -> None:
+        """Wait until the last callback has run; returns at once on the callback thread itself."""
+        thread = self.threads.get("callback")
+        if thread is not None and thread is not threading.current_thread():
+            thread.join()  # woken by the end of the last callback
+
+    # Workers: told by the worker-handler to the collector, and back -----------------------------------
+
+    def died(self, worker: Worker) -> None:
+        """A worker's process has ended (worker-handler)."""
+        self.collector.mailbox.put(lambda: self.collector.bury(worker))
+
+    def buried(self, worker: Worker, certified: bool) -> None:
+        """The collector has settled what a dead worker held (collector)."""
+        board, record = self.board, worker.record
+        in_start = board.word(record, sb.W_STATE) in (sb.STARTING, sb.INITIALIZING)
+        self.graves.append(
+            Grave(
+                slot=worker.slot,
+                generation=worker.generation,
+                pid=worker.pid,
+                exitcode=worker.exitcode,
+                tasks_done=board.word(record, sb.W_DONE),
+                busy_s=board.word(record, sb.W_BUSY_NS) / 1e9,
+                on_purpose=worker.stopping,
+            )
+        )
+        self.handler.mailbox.put(lambda: self.handler.release(worker))
+        if worker.stopping or self._terminating:
+            if worker.wanted and not self._terminating and not self.collector.stopped:
+                self._replace(worker.slot)
+            return
+        if in_start:
+            if not worker.init_failed:
+                how = describe_exit(worker.exitcode)
+                self._count_failure(
+                    worker,
+                    InitializerFailed(
+                        f"worker {worker.slot} (pid {worker.pid}) {how} while it started or ran the "
+                        f"initializer{f' {self.initializer}' if self.initializer else ''}."
+                    ),
+                )
+            return
+        if not certified:
+            self.deaths.append(self._certificate(worker, None))
+        self._replace(worker.slot)
+
+    def retired(self, worker: Worker) -> None:
+        """A worker has been given its last task: its successor may start (collector)."""
+        worker.wanted = False
+        self._replace(worker.slot)
+
+    def _replace(self, slot: int, delay_s: float = 0.0) -> None:
+        if delay_s:
+            self.handler.mailbox.put(lambda: self.handler.start_later(slot, delay_s))
+        else:
+            self.handler.mailbox.put(lambda: self.start_slot(slot))
+
+    def stop_worker(self, worker: Worker, hard: bool) -> None:
+        """See to the end of a worker (collector)."""
+        self.handler.mailbox.put(lambda: self.handler.stop(worker, hard))
+
+    def worker_ready(self, worker: Worker) -> None:
+        """A worker has run the initializer (collector)."""
+        self._failures = 0
+
+    def initializer_failed(self, worker: Worker, body: bytes) -> None:
+        """A worker's initializer raised; the worker leaves (collector)."""
+        worker.init_failed = True
+        story = outcome.text_of(body)
+        error = InitializerFailed(
+            f"the initializer {self.initializer} of {self.name} raised in its workers.\n"
+            f"The worker's traceback:\n{story}"
+        )
+        error.__cause__ = outcome.error_of(body)
+        self._count_failure(worker, error)
+
+    def _count_failure(self, worker: Worker, error: InitializerFailed) -> None:
+        self._failures += 1
+        if self._failures >= FAILURES and not self._any_ready():
+            self.collector.fail(error)
+        elif self.collector.failure is None:
+            self._replace(worker.slot, min(PAUSE_S * 2**self._failures, 10.0))
+
+    def _any_ready(self) -> bool:
+        return any(worker.ready for worker in self.collector.workers.values())
+
+    def template_died(self) -> None:
+        """The template is gone, and no worker can be started any more (worker-handler)."""
+        error = GlasspoolError(
+            f"the template process of {self.name} has died, and its workers with it; "
+            "make a new pool."
+        )
+        self.collector.mailbox.put(lambda: self.collector.fail(error))
+
+    def certify(self, worker: Worker, task: Task) -> DeathCertificate:
+        """Write the death certificate of a worker, for one of the tasks that it had begun."""
+        certificate = self._certificate(worker, task)
+        self.deaths.append(certificate)
+        return certificate
+
+    def _certificate(self, worker: Worker, task: Task | None) -> DeathCertificate:
+        code = worker.exitcode
+        info = None
+        if task is not None:
+            info = TaskInfo(
+                id=task.id,
+                job=task.job.job_id,
+                function=task.job.function_name(task),
+                state="lost",
+                index=task.index,
+                items=task.items,
+                attempts=task.attempts,
+                slot=worker.slot,
+                pid=worker.pid,
+            )
+        return DeathCertificate(
+            pid=worker.pid,
+            slot=worker.slot,
+            cause=describe_exit(code),
+            task=info,
+            signal=-code if code is not None and code < 0 else None,
+            exitcode=code,
+            attempts=task.attempts if task is not None else 0,
+            died_at=time.time(),
+            pool=self.name,
+        )
+
+    # The end ----------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Let the pool end when all its work is done. Never blocks."""
+        self.collector.mailbox.put(self.collector.close)
+
+    def terminate(self, why: str = "the pool was terminated") -> None:
+        """Let the pool end now; what has not ended is cancelled. Never blocks."""
+        self._terminating = True
+        self.collector.mailbox.put(lambda: self.collector.terminate(TaskCancelled(why)))
+
+    def stopping(self) -> None:
+        """The collector has told all workers to stop (collector)."""
+        hook, self.on_shutdown = self.on_shutdown, None
+        if hook is not None:
+            with contextlib.suppress(Exception):  # a picture that fails must not keep the pool
+                hook(self)
+        self._terminating = True
+        self.handler.mailbox.put(self.handler.finish)
+
+    def dispose(self) -> None:
+        """Close everything: no worker is left. The last act of the worker-handler thread."""
+        self.collector.mailbox.put(self.collector.end)
+        thread = self.threads.get("task-handler+result-handler")
+        if thread is not None:
+            thread.join(5.0)
+        self._callbacks.put(_END)
+        self.board.unlink()
+        self.collector.dispose()
+        self.handler.mailbox.close()
+        self.boxes.close()
+        self.board.close()
+        if self.on_disposed is not None:
+            self.on_disposed(self)
+        self.done.set()
+
+    def discard(self) -> None:
+        """Close everything of an engine that never started."""
+        self.collector.dispose()
+        self.handler.mailbox.close()
+        self.boxes.close()
+        self.board.unlink()
+        self.board.close()
+        self.done.set()
+
+    def abandon_in_child(self) -> None:
+        """Close the descriptors that a fork of the user's inherited; nothing else may happen there."""
+        for fd in {*self.handler.fds(), *self.collector.fds(), self.boxes.fd} - {-1}:
+            with contextlib.suppress(OSError):
+                os.close(fd)
+
+    # Being seen -------------------------------------------------------------------------------------
+
+    def processes(self) -> list[BaseProcess]:
+        """Return the process handles of the workers, by slot."""
+        workers = sorted(self.handler.workers.copy().values(), key=lambda w: (w.slot, w.generation))
+        return [worker.process for worker in workers if worker.process is not None]
+
+    def answer(self, server: socket.socket) -> None:
+        """Answer one question on the socket beside the scoreboard (worker-handler)."""
+        from glasspool.engines.local import desk
+
+        desk.answer(server, lambda question: self.answerer(self, question) if self.answerer else {})
+
+
+_PARK = object()
+_END = object()

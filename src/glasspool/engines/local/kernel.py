@@ -1,0 +1,77 @@
+"""What we ask of the kernel beyond the standard library: death signals, pidfds, thread names.
+
+Each call says by its result whether the platform has it; there is always a way without it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+
+_PR_SET_PDEATHSIG = 1
+_PR_SET_PTRACER = 0x59616D61
+
+
+def die_with_parent(parent: int) -> bool:
+    """Let the kernel kill this process when the thread that started it ends (``prctl(2)``).
+
+    Ends the process at once if ``parent`` is gone already.
+    """
+    if not _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL):
+        return False
+    if os.getppid() != parent:
+        os._exit(1)
+    return True
+
+
+def allow_tracer(pid: int) -> None:
+    """Let process ``pid`` read this one where Yama would forbid it (no effect elsewhere)."""
+    if os.path.exists("/proc/sys/kernel/yama"):
+        _prctl(_PR_SET_PTRACER, pid)
+
+
+def load() -> None:
+    """Load what ``die_with_parent`` needs, before a fork, so that each child has it at no cost."""
+    with contextlib.suppress(ImportError):
+        import ctypes  # noqa: F401
+
+
+def _prctl(option: int, value: int) -> bool:
+    try:
+        import ctypes
+
+        return bool(ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0) == 0)
+    except (ImportError, AttributeError, OSError):
+        return False
+
+
+def open_pidfd(pid: int) -> int | None:
+    """Open a descriptor that becomes readable when the process ends; None where there is none."""
+    if not hasattr(os, "pidfd_open"):
+        return None
+    try:
+        return os.pidfd_open(pid)
+    except OSError:
+        return None
+
+
+def name_this_thread(name: str) -> None:
+    """Give the calling thread its name for the operating system (15 bytes on Linux)."""
+    with contextlib.suppress(OSError):
+        path = f"/proc/self/task/{threading.get_native_id()}/comm"
+        with open(path, "wb", buffering=0) as file:
+            file.write(name.encode()[:15])
+
+
+def name_process(pid: int, name: str) -> None:
+    """Name the main thread of this very process."""
+    with contextlib.suppress(OSError), open(f"/proc/self/task/{pid}/comm", "wb", 0) as file:
+        file.write(name.encode()[:15])
+
+
+def stacks_signal() -> int | None:
+    """Return the signal that asks a worker for its stacks; None where there is no such signal."""
+    first = getattr(signal, "SIGRTMIN", None)
+    return None if first is None else int(first) + 7

@@ -1,0 +1,128 @@
+"""The outbox: finished results of one worker, in shared memory until the pool has been told.
+
+A worker puts each result into its outbox before it begins its next task, and from time to time sends
+all of them as one message. So short tasks share a wake-up of the parent, and yet nothing that was
+finished is lost with the worker: after its death the parent reads what had not been sent (and what
+had been sent is known already and ignored).
+
+Layout of an outbox: one 64-bit word, the number of bytes in it, then at 64 the replies (``wire``), one
+after the other. The word is written last.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import socket
+from multiprocessing import reduction
+from typing import Any
+
+from glasspool.engines.local import channel
+from glasspool.engines.local.payload import _new_segment
+from glasspool.engines.local.wire import REPLY
+
+OUTBOX_BYTES = 64 * 1024
+_DATA_AT = 64
+CAPACITY = OUTBOX_BYTES - _DATA_AT
+
+
+class Outboxes:
+    """The outboxes of a pool, one per record of the scoreboard, in one anonymous file."""
+
+    def __init__(self, fd: int, count: int) -> None:
+        self.fd = fd
+        self.count = count
+        self.memory = mmap.mmap(fd, count * OUTBOX_BYTES)
+        self.view = memoryview(self.memory)
+        self.words = self.view.cast("Q")
+
+    @classmethod
+    def create(cls, count: int) -> Outboxes:
+        """Make and reserve the memory.
+
+        Raises:
+            OSError: There is no room for it.
+        """
+        fd = _new_segment()
+        try:
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(fd, 0, count * OUTBOX_BYTES)
+            else:
+                os.ftruncate(fd, count * OUTBOX_BYTES)
+            return cls(fd, count)
+        except BaseException:
+            os.close(fd)
+            raise
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # To a worker that is being spawned the descriptor goes by multiprocessing's own way.
+        return _attach, (reduction.DupFd(self.fd), self.count)  # type: ignore[attr-defined]
+
+    def clear(self, record: int) -> None:
+        """Empty an outbox for its next worker. Only the parent calls it, when no worker has it."""
+        self.words[record * OUTBOX_BYTES // 8] = 0
+
+    def read(self, record: int) -> bytes:
+        """Return the replies that lie in an outbox."""
+        start = record * OUTBOX_BYTES
+        used = min(self.words[start // 8], CAPACITY)
+        return bytes(self.view[start + _DATA_AT : start + _DATA_AT + used])
+
+    def close(self) -> None:
+        """Unmap the memory and close the descriptor. Safe to call twice."""
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            self.words.release()
+            self.view.release()
+            self.memory.close()
+            os.close(fd)
+
+
+def _attach(duplicate: Any, count: int) -> Outboxes:
+    return Outboxes(duplicate.detach(), count)
+
+
+class Outbox:
+    """The worker's own end of its outbox."""
+
+    def __init__(self, boxes: Outboxes, record: int, end: socket.socket) -> None:
+        start = record * OUTBOX_BYTES
+        self._view = boxes.view[start + _DATA_AT : start + OUTBOX_BYTES]
+        self._words = boxes.words
+        self._word = start // 8
+        self._end = end
+        self.used = 0
+
+    def put(
+        self, kind: int, lane: int, body: bytes, task: int, begun_ns: int, ended_ns: int
+    ) -> None:
+        """Put one reply in. It counts from the moment this returns, whatever happens to us."""
+        length = len(body)
+        used = self.used
+        end = used + REPLY.size + length
+        if end > CAPACITY:
+            self.flush()
+            if REPLY.size + length > CAPACITY:
+                head = REPLY.pack(kind, lane, length, task, begun_ns, ended_ns)
+                channel.send(self._end, head + body)
+                return
+            used, end = 0, REPLY.size + length
+        REPLY.pack_into(self._view, used, kind, lane, length, task, begun_ns, ended_ns)
+        self._view[used + REPLY.size : end] = body
+        self.used = end
+        self._words[self._word] = end
+
+    def put_segment(
+        self, kind: int, lane: int, head: bytes, fd: int, task: int, begun_ns: int, ended_ns: int
+    ) -> None:
+        """Send one reply with its segment, at once: the segment would be lost with us."""
+        self.flush()
+        reply = REPLY.pack(kind, lane, len(head), task, begun_ns, ended_ns)
+        channel.send(self._end, reply + head, fd)
+
+    def flush(self) -> None:
+        """Send what is in the outbox as one message, and empty it."""
+        if self.used:
+            channel.send(self._end, self._view[: self.used])
+            self.used = 0
+            self._words[self._word] = 0

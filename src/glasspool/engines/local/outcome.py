@@ -1,0 +1,112 @@
+"""What became of a task: a kind and a body, rebuilt only when somebody asks.
+
+Rebuilding runs code of the user's (``__setstate__``, imports), so the threads of the pool never do it:
+the one who asks for the result does, or the callback thread.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+from typing import Any
+
+from glasspool.engines.local import payload, wire
+from glasspool.errors import SerializationError, TaskExit
+
+VALUE = 40
+"""The body is the value itself."""
+RAISED = 41
+"""The body is the exception to raise."""
+
+Outcome = tuple[int, Any]
+
+
+class Segment:
+    """A result that lies in shared memory, not yet rebuilt. Owns the descriptor."""
+
+    __slots__ = ("fd", "head")
+
+    def __init__(self, head: bytes, fd: int) -> None:
+        self.head = head
+        self.fd = fd
+
+    def load(self) -> Any:
+        """Rebuild the value; its buffers are views of the memory."""
+        return payload.load_segment(self.head, os.dup(self.fd))
+
+    def __len__(self) -> int:
+        return sum(payload.segment_lengths(self.head))
+
+    def __del__(self) -> None:
+        os.close(self.fd)
+
+
+def rebuild(outcome: Outcome) -> Outcome:
+    """Turn an outcome as it came into ``(VALUE, value)`` or ``(RAISED, exception)``."""
+    kind, body = outcome
+    if kind in (VALUE, RAISED):
+        return outcome
+    if kind == wire.OK or kind == wire.OK_SEGMENT:
+        try:
+            return VALUE, body.load() if kind == wire.OK_SEGMENT else payload.load(body)
+        except Exception as error:
+            return RAISED, _unbuildable("result", error)
+    if kind == wire.UNSENDABLE:
+        return RAISED, _unsendable(*pickle.loads(body))
+    return RAISED, _exception(kind, body)
+
+
+def error_of(body: bytes) -> BaseException:
+    """Rebuild an exception that a worker packed, whatever its kind."""
+    return _exception(wire.ERROR, body)
+
+
+def text_of(body: bytes) -> str:
+    """Return the worker's traceback of an exception that it packed."""
+    return str(pickle.loads(body)[2])
+
+
+def _exception(kind: int, body: bytes) -> BaseException:
+    name, message, story, pickled, why, unloadable = pickle.loads(body)
+    if unloadable:
+        return SerializationError(
+            f"{name}: {message}",
+            "the task",
+            f"the function or its arguments could not be rebuilt in the worker: {name}: {message}\n"
+            f"The worker's traceback:\n{story}",
+        )
+    original: BaseException | None = None
+    if pickled is not None:
+        try:
+            original = payload.load(pickled)
+        except Exception as error:
+            why = f"it cannot be rebuilt here: {type(error).__qualname__}: {error}"
+    if not isinstance(original, BaseException):
+        return SerializationError(
+            f"{name}: {message}",
+            "the exception",
+            f"the task raised {name}: {message}\n"
+            f"(the exception itself did not arrive: {why})\nThe worker's traceback:\n{story}",
+        )
+    if kind == wire.EXIT:
+        exit_error = TaskExit(f"the task raised {name}({message})")
+        exit_error.__cause__ = original
+        return exit_error
+    return original
+
+
+def _unsendable(error: str, value: str) -> SerializationError:
+    made = SerializationError("", "")
+    made.exc, made.value = error, value
+    made.args = (error, value)
+    return made
+
+
+def _unbuildable(what: str, error: Exception) -> SerializationError:
+    made = SerializationError(
+        error,
+        what,
+        f"the {what} arrived and could not be rebuilt: {type(error).__qualname__}: {error}",
+    )
+    made.__cause__ = error
+    return made

@@ -1,0 +1,169 @@
+"""How a worker process comes to be: forked from the template, or started by ``multiprocessing``.
+
+Both give a ``multiprocessing`` process object as the handle, as programs look at ``pool._pool``.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import socket
+from collections.abc import Callable
+from multiprocessing import process as mp_process
+from multiprocessing.context import BaseContext
+from multiprocessing.process import BaseProcess
+from typing import Any
+
+from glasspool.engines.local import kernel, worker
+from glasspool.engines.local.outbox import Outboxes
+from glasspool.engines.local.scoreboard import Board
+from glasspool.engines.local.template import Template
+from glasspool.engines.local.worker import Setup
+from glasspool.latch import Latch
+
+MakeProcess = Callable[..., BaseProcess]
+
+
+class Recipe:
+    """What every worker of a pool is made from."""
+
+    def __init__(
+        self,
+        context: BaseContext,
+        make_process: MakeProcess,
+        board: Board,
+        boxes: Outboxes,
+        initializer: Callable[..., object] | None,
+        initargs: tuple[Any, ...],
+    ) -> None:
+        self.context = context
+        self.start_method = str(context.get_start_method())
+        self.board = board
+        self.boxes = boxes
+        self.initializer = initializer
+        self.initargs = initargs
+        self._make_process = make_process
+
+    def process(self, end: socket.socket | None, setup: Setup | None) -> BaseProcess:
+        """Make the process object of a worker; without arguments when it is only a handle."""
+        arguments: tuple[Any, ...] = ()
+        if setup is not None:
+            board = self.board if self.start_method == "fork" else str(self.board.path)
+            arguments = (end, board, self.boxes, setup, self.initializer, self.initargs)
+        made = self._make_process(self.context, target=worker.main, args=arguments)
+        made.name = made.name.replace("Process", "PoolWorker")
+        made.daemon = True
+        return made
+
+
+class TemplateStarter:
+    """Starts workers through a template (start method fork)."""
+
+    def __init__(self, recipe: Recipe, title: str) -> None:
+        self._recipe = recipe
+        self._parent = os.getpid()
+        self.template = Template.fork(self._boot, title)
+
+    def start(self, token: int, setup: Setup, end: socket.socket) -> BaseProcess:
+        """Ask for a worker; the template's report tells its pid."""
+        handle = self._recipe.process(None, None)
+        values = (
+            setup.pool,
+            setup.number,
+            setup.slot,
+            setup.generation,
+            setup.record,
+            setup.parent,
+            self.template.pid,
+        )
+        self.template.start(token, handle._identity, handle.name, values, end.fileno())
+        return handle
+
+    def _boot(
+        self, fd: int, identity: tuple[int, ...], name: str, values: tuple[Any, ...]
+    ) -> int:
+        """Run a worker, in the fork that is to be it."""
+        setup = Setup(*values)
+        parent = mp_process.current_process()
+        end = socket.socket(fileno=fd)
+        made = self._recipe.process(end, setup)
+        made._identity = identity
+        made._parent_pid = setup.parent  # type: ignore[attr-defined]
+        made._parent_name = parent.name  # type: ignore[attr-defined]
+        made.name = name
+        return int(made._bootstrap(parent_sentinel=kernel.open_pidfd(setup.parent)))  # type: ignore[attr-defined]
+
+
+class ContextStarter:
+    """Starts workers as ``multiprocessing`` does (start methods spawn and forkserver)."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self._recipe = recipe
+
+    def start(self, token: int, setup: Setup, end: socket.socket) -> BaseProcess:
+        """Start a worker; when this returns, it has a pid.
+
+        Not ``Process.start``, which refuses to work in a daemonic process (such as a worker of a
+        stock pool): our workers cannot be orphaned, so that there is nothing to refuse.
+
+        Raises:
+            Exception: The initializer or its arguments cannot be pickled, or no process can be had.
+        """
+        made = self._recipe.process(end, setup)
+        made._popen = made._Popen(made)  # type: ignore[attr-defined]
+        made._sentinel = made._popen.sentinel  # type: ignore[attr-defined]
+        del made._target, made._args, made._kwargs  # type: ignore[attr-defined]
+        return made
+
+
+class ForkedChild:
+    """What ``Process`` keeps of a running child, for a worker that the template forked.
+
+    The template is its parent, so the template reaps it; the worker-handler calls ``report`` when the
+    template has told the exit code.
+    """
+
+    method = "fork"
+
+    def __init__(self, pid: int, pidfd: int | None) -> None:
+        self.pid = pid
+        self.sentinel = pidfd if pidfd is not None else -1
+        self.returncode: int | None = None
+        self._reported = Latch()
+        self._owner = os.getpid()
+
+    def report(self, exitcode: int) -> None:
+        """Note how the process ended."""
+        self.returncode = exitcode
+        self._reported.set()
+
+    def poll(self, flag: int = os.WNOHANG) -> int | None:
+        """Return the exit code, None while the process runs."""
+        return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int | None:
+        """Wait for the end of the process, at most ``timeout`` seconds."""
+        self._reported.wait(timeout)
+        return self.returncode
+
+    def terminate(self) -> None:
+        """Send SIGTERM."""
+        self._signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """Send SIGKILL."""
+        self._signal(signal.SIGKILL)
+
+    def close(self) -> None:
+        """Do nothing: the worker-handler owns the descriptor."""
+
+    def _signal(self, number: int) -> None:
+        if self.returncode is None and self._owner == os.getpid():
+            try:
+                os.kill(self.pid, number)
+            except ProcessLookupError:
+                pass
+
+
+tokens = itertools.count(1)

@@ -1,0 +1,481 @@
+"""The scoreboard: what each worker does, in shared memory that outlives it.
+
+One file per pool, mode 0600, in a folder of mode 0700 (``folder()``). The parent makes it, each
+worker writes its own *record*, and any process of the same user may read it at any time, also after
+the death of the worker or of the whole pool. Nothing in it is ever unpickled. Every field is a
+64-bit little-endian word at an aligned offset, so one store changes it at once.
+
+Layout (offsets in bytes; ``docs/internals/scoreboard.md`` has the reasons)::
+
+    0      header, 4096 bytes: HEADER, then name, boot id, made_at, command line as text
+    4096   calls: CALLS entries of 64 bytes: the name of callable N stands in entry N
+    20480  records, each RECORD_BYTES:
+             0     64 words, named by the constants W_*
+             512   threads: THREADS entries of 64 bytes: native id, ident, task, name
+             2560  ring: RING entries of 48 bytes: what task SEQ of this worker was, and how it went
+
+A ring entry is ``seq + 1, task id, call | lane << 32, begun_ns, ended_ns, bytes | status << 56``. The
+first five words are written when the task begins, the last two when it has been boxed. The entry of
+task SEQ is at ``SEQ % RING``, so a reader knows by its first word whether the task has begun.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import mmap
+import os
+import stat
+import struct
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+MAGIC = b"GLSPOOL\x01"
+HEADER = struct.Struct("<8s15Q")
+HEADER_BYTES = 4096
+TEXT_AT = 512
+CALLS = 256
+CALL_BYTES = 64
+RECORDS_AT = HEADER_BYTES + CALLS * CALL_BYTES
+WORDS = 64
+THREADS = 32
+THREAD_BYTES = 64
+THREADS_AT = WORDS * 8
+RING = 1024
+RING_AT = THREADS_AT + THREADS * THREAD_BYTES
+ENTRY = struct.Struct("<6Q")
+BEGIN = struct.Struct("<5Q")
+END = struct.Struct("<2Q")
+END_AT = 4 * 8
+THREAD = struct.Struct("<3Q40s")
+RECORD_BYTES = RING_AT + RING * ENTRY.size
+
+# The words of a record. The worker writes them, but for W_SKIP_UNTIL, which is the parent's.
+(
+    W_STATE,
+    W_PID,
+    W_SLOT,
+    W_GENERATION,
+    W_IDENT,
+    W_NATIVE,
+    W_STARTED_NS,
+    W_INIT_BEGUN_NS,
+    W_INIT_ENDED_NS,
+    W_DONE,
+    W_BUSY_NS,
+    W_ITEM,
+    W_SKIP_UNTIL,
+    W_LAST_SEQ,
+    W_STARTTIME,
+) = range(15)
+
+FREE, STARTING, INITIALIZING, READY, LEAVING = range(5)
+STATE_WORDS = ("free", "starting", "initializing", "ready", "leaving")
+
+# W_ITEM holds the index of the running item within its chunk, and in the top byte how finely it is
+# written: per item, or only at the start of a block of items that run in a tight loop.
+GRAIN_ITEM = 1 << 56
+ITEM_MASK = (1 << 56) - 1
+
+DONE, FAILED, SKIPPED = 1, 2, 3
+
+
+class BadBoard(Exception):
+    """The file is not a scoreboard that can be read: ``reason`` says why, in a few words."""
+
+    def __init__(self, path: str | os.PathLike[str], reason: str) -> None:
+        super().__init__(f"{os.fspath(path)}: {reason}")
+        self.path = Path(path)
+        self.reason = reason
+
+
+def folder(create: bool = False) -> Path:
+    """Return the folder of this user's scoreboards.
+
+    ``GLASSPOOL_DIR`` if it is set, else ``glasspool`` in the runtime folder of the session
+    (``XDG_RUNTIME_DIR``), else ``glasspool-UID`` in ``/dev/shm`` or the temporary folder.
+
+    Raises:
+        PermissionError: The folder belongs to somebody else.
+        OSError: It cannot be made.
+    """
+    path = _folder_path()
+    if create:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        status = path.lstat()
+        if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
+            raise PermissionError(errno.EPERM, "the folder belongs to another user", str(path))
+        if status.st_mode & 0o077:
+            path.chmod(0o700)
+    return path
+
+
+def _folder_path() -> Path:
+    chosen = os.environ.get("GLASSPOOL_DIR")
+    if chosen:
+        return Path(chosen)
+    runtime = os.environ.get("XDG_RUNTIME_DIR")
+    if runtime and os.access(runtime, os.W_OK | os.X_OK):
+        return Path(runtime) / "glasspool"
+    shared = "/dev/shm"
+    base = shared if os.access(shared, os.W_OK | os.X_OK) else tempfile.gettempdir()
+    return Path(base) / f"glasspool-{os.geteuid()}"
+
+
+def process_start_ticks(pid: int) -> int:
+    """Return when the process started, in clock ticks since the boot; 0 if that is unknown.
+
+    With the boot id it tells a process from a later one that got the same number. Source:
+    ``proc_pid_stat(5)``, field 22.
+    """
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return int(file.read().rpartition(b")")[2].split()[19])
+    except (OSError, ValueError, IndexError):
+        return 0
+
+
+def boot_id() -> str:
+    """Return the kernel's random id of this boot, or an empty string."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id") as file:
+            return file.read().strip()
+    except OSError:
+        return ""
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What the first page says of the pool. ``size`` is the number of slots."""
+
+    pid: int
+    start_ticks: int
+    size: int
+    records: int
+    made_ns: int
+    name: str
+    boot_id: str
+    made_at: str
+    command: str
+    start_method: str
+    initializer: str
+
+
+@dataclass(frozen=True, slots=True)
+class ThreadEntry:
+    """A thread that a task started, as its worker noted it."""
+
+    native_id: int
+    ident: int
+    task: int
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One task in the ring of a worker. ``ended_ns`` is 0 while it runs."""
+
+    seq: int
+    task: int
+    call: int
+    lane: int
+    begun_ns: int
+    ended_ns: int
+    bytes: int
+    status: int
+
+
+class Board:
+    """A mapped scoreboard, to write (the pool and its workers) or to read (everybody else)."""
+
+    def __init__(self, path: Path, memory: mmap.mmap, header: Header) -> None:
+        self.path = path
+        self.header = header
+        self.memory = memory
+        self.view = memoryview(memory)
+        usable = len(memory) // 8 * 8
+        self.words = self.view[:usable].cast("Q")
+
+    @classmethod
+    def create(
+        cls,
+        name: str,
+        size: int,
+        records: int,
+        *,
+        made_at: str = "",
+        command: str = "",
+        start_method: str = "",
+        initializer: str = "",
+    ) -> Board:
+        """Make the file of a new pool and map it.
+
+        Raises:
+            OSError: The folder or the file cannot be made, or there is no room for it.
+        """
+        path = folder(create=True) / f"{name}.{os.getpid()}.board"
+        total = RECORDS_AT + records * RECORD_BYTES
+        with contextlib.suppress(FileNotFoundError):
+            path.unlink()
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        fd = os.open(path, flags, 0o600)
+        try:
+            # Reserved, not only sized: a full tmpfs is an error here, and not a SIGBUS later.
+            _reserve(fd, total)
+            memory = mmap.mmap(fd, total)
+        except BaseException:
+            path.unlink()
+            raise
+        finally:
+            os.close(fd)
+        header = Header(
+            pid=os.getpid(),
+            start_ticks=process_start_ticks(os.getpid()),
+            size=size,
+            records=records,
+            made_ns=time.time_ns(),
+            name=name,
+            boot_id=boot_id(),
+            made_at=made_at,
+            command=command,
+            start_method=start_method,
+            initializer=initializer,
+        )
+        _write_header(memory, header)
+        return cls(path, memory, header)
+
+    @classmethod
+    def attach(cls, path: str | os.PathLike[str]) -> Board:
+        """Map the file of a pool to write in it (a worker that did not inherit the mapping).
+
+        Raises:
+            BadBoard: As in ``open``.
+        """
+        return cls._map(Path(path), os.O_RDWR, mmap.ACCESS_WRITE)
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> Board:
+        """Map the file of a pool to read it.
+
+        Raises:
+            BadBoard: It is missing, not permitted, damaged, foreign or of another version.
+        """
+        return cls._map(Path(path), os.O_RDONLY, mmap.ACCESS_READ)
+
+    @classmethod
+    def _map(cls, path: Path, flags: int, access: int) -> Board:
+        try:
+            fd = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except OSError as error:
+            raise BadBoard(path, (error.strerror or "cannot be opened").lower()) from None
+        try:
+            status = os.fstat(fd)
+            if not stat.S_ISREG(status.st_mode):
+                raise BadBoard(path, "not a regular file")
+            if status.st_uid != os.geteuid():
+                raise BadBoard(path, "belongs to another user")
+            if status.st_size < RECORDS_AT:
+                raise BadBoard(path, "too short to be a scoreboard")
+            memory = mmap.mmap(fd, status.st_size, access=access)
+        except (OSError, ValueError) as error:
+            raise BadBoard(path, str(error)) from None
+        finally:
+            os.close(fd)
+        try:
+            return cls(path, memory, _read_header(path, memory))
+        except BadBoard:
+            memory.close()
+            raise
+
+    @property
+    def socket_path(self) -> Path:
+        """The Unix socket beside the file, on which the pool answers questions."""
+        return self.path.with_suffix(".sock")
+
+    def close(self) -> None:
+        """Unmap the file. Safe to call twice; views that others took stay valid until they end."""
+        self.words.release()
+        self.view.release()
+        with contextlib.suppress(BufferError):
+            self.memory.close()
+
+    def unlink(self) -> None:
+        """Remove the file and the socket beside it."""
+        for path in (self.path, self.socket_path):
+            with contextlib.suppress(FileNotFoundError):
+                path.unlink()
+
+    def is_stale(self) -> bool:
+        """Tell whether the process that made the file is gone."""
+        header = self.header
+        if header.boot_id and boot_id() and header.boot_id != boot_id():
+            return True
+        ticks = process_start_ticks(header.pid)
+        if ticks and header.start_ticks:
+            return ticks != header.start_ticks
+        return not _alive(header.pid)
+
+    # Records ------------------------------------------------------------------------------------
+
+    def base(self, record: int) -> int:
+        """Return the offset of a record, in words."""
+        return (RECORDS_AT + record * RECORD_BYTES) // 8
+
+    def ring(self, record: int) -> int:
+        """Return the offset of a record's ring, in bytes."""
+        return RECORDS_AT + record * RECORD_BYTES + RING_AT
+
+    def word(self, record: int, which: int) -> int:
+        """Read one word of a record."""
+        return self.words[self.base(record) + which]
+
+    def set_word(self, record: int, which: int, value: int) -> None:
+        """Write one word of a record."""
+        self.words[self.base(record) + which] = value
+
+    def clear(self, record: int) -> None:
+        """Wipe a record for its next worker. Only the parent calls it, when no worker has it."""
+        start = RECORDS_AT + record * RECORD_BYTES
+        self.view[start : start + RECORD_BYTES] = bytes(RECORD_BYTES)
+
+    def has_begun(self, record: int, seq: int) -> bool:
+        """Tell whether the worker has begun (or skipped) its task number ``seq``."""
+        return self.words[(self.ring(record) + seq % RING * ENTRY.size) // 8] == seq + 1
+
+    def entry(self, record: int, seq: int) -> Entry | None:
+        """Read the ring entry of task ``seq``; None if it has not begun or was overwritten."""
+        at = self.ring(record) + seq % RING * ENTRY.size
+        first, task, call, begun, ended, size = ENTRY.unpack_from(self.view, at)
+        if first != seq + 1 or self.words[at // 8] != first:
+            return None
+        return Entry(
+            seq=seq,
+            task=task,
+            call=call & 0xFFFFFFFF,
+            lane=call >> 32,
+            begun_ns=begun,
+            ended_ns=ended,
+            bytes=size & ITEM_MASK,
+            status=size >> 56,
+        )
+
+    def last_seq(self, record: int) -> int | None:
+        """Return the number of the newest task that the worker has begun, or None."""
+        at = self.ring(record)
+        newest = max(self.words[at // 8 + i * 6] for i in range(RING))
+        return newest - 1 if newest else None
+
+    def current(self, record: int) -> Entry | None:
+        """Return the task that the worker runs now, or None."""
+        seq = self.last_seq(record)
+        entry = None if seq is None else self.entry(record, seq)
+        return entry if entry is not None and not entry.ended_ns else None
+
+    def finished(self, record: int) -> Iterator[Entry]:
+        """Yield what the ring still holds of finished tasks, oldest first."""
+        last = self.last_seq(record)
+        if last is None:
+            return
+        for seq in range(max(0, last - RING + 1), last + 1):
+            entry = self.entry(record, seq)
+            if entry is not None and entry.ended_ns and entry.status != SKIPPED:
+                yield entry
+
+    # Threads that tasks started -------------------------------------------------------------------
+
+    def threads(self, record: int) -> Iterator[ThreadEntry]:
+        """Yield the threads that the worker noted; some may have ended."""
+        start = RECORDS_AT + record * RECORD_BYTES + THREADS_AT
+        for index in range(THREADS):
+            native, ident, task, name = THREAD.unpack_from(self.view, start + index * THREAD_BYTES)
+            if native:
+                yield ThreadEntry(native, ident, task, _text(name))
+
+    def note_thread(
+        self, record: int, index: int, native_id: int, ident: int, task: int, name: str
+    ) -> None:
+        """Note a thread in place ``index``; the worker calls it."""
+        start = RECORDS_AT + record * RECORD_BYTES + THREADS_AT + index * THREAD_BYTES
+        THREAD.pack_into(self.view, start, 0, ident, task, _cut(name, 40))
+        self.words[start // 8] = native_id  # last: a reader takes the entry from now on
+
+    # Names of callables ---------------------------------------------------------------------------
+
+    def name_call(self, number: int, name: str) -> None:
+        """Note the name of a callable. Numbers beyond the table have no name for outsiders."""
+        if number < CALLS:
+            start = HEADER_BYTES + number * CALL_BYTES
+            self.view[start : start + CALL_BYTES] = _cut(name, CALL_BYTES).ljust(CALL_BYTES, b"\0")
+
+    def call_name(self, number: int) -> str:
+        """Return the name of a callable, ``?`` if the table does not have it."""
+        if number >= CALLS:
+            return "?"
+        start = HEADER_BYTES + number * CALL_BYTES
+        return _text(bytes(self.view[start : start + CALL_BYTES])) or "?"
+
+
+def boards() -> list[Path]:
+    """List the scoreboard files of this user, oldest name first."""
+    try:
+        return sorted(folder().glob("*.board"))
+    except OSError:
+        return []
+
+
+def _reserve(fd: int, size: int) -> None:
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(fd, 0, size)
+    else:
+        os.ftruncate(fd, size)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+_TEXTS = ("name", "boot_id", "made_at", "command", "start_method", "initializer")
+_TEXT_BYTES = 512
+
+
+def _write_header(memory: mmap.mmap, header: Header) -> None:
+    for index, field in enumerate(_TEXTS):
+        at = TEXT_AT + index * _TEXT_BYTES
+        memory[at : at + _TEXT_BYTES] = _cut(getattr(header, field), _TEXT_BYTES).ljust(
+            _TEXT_BYTES, b"\0"
+        )
+    numbers = [header.pid, header.start_ticks, header.size, header.records, header.made_ns]
+    HEADER.pack_into(memory, 0, MAGIC, *numbers, *[0] * (15 - len(numbers)))
+
+
+def _read_header(path: Path, memory: mmap.mmap) -> Header:
+    magic, pid, ticks, size, records, made_ns, *_ = HEADER.unpack_from(memory, 0)
+    if magic[:7] != MAGIC[:7]:
+        raise BadBoard(path, "not a scoreboard of glasspool")
+    if magic != MAGIC:
+        raise BadBoard(path, f"of another version ({magic[7]}, this is {MAGIC[7]})")
+    if not 0 < size <= records or len(memory) != RECORDS_AT + records * RECORD_BYTES:
+        raise BadBoard(path, "damaged: its size does not fit its header")
+    texts = {
+        field: _text(memory[TEXT_AT + i * _TEXT_BYTES : TEXT_AT + (i + 1) * _TEXT_BYTES])
+        for i, field in enumerate(_TEXTS)
+    }
+    return Header(pid, ticks, size, records, made_ns, **texts)
+
+
+def _cut(text: str, limit: int) -> bytes:
+    # Cut between characters, and leave the zero at the end that marks it.
+    return text.encode("utf-8", "replace")[: limit - 1].decode("utf-8", "ignore").encode()
+
+
+def _text(raw: bytes) -> str:
+    return raw.partition(b"\0")[0].decode("utf-8", "replace")

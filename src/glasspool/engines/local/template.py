@@ -1,0 +1,211 @@
+"""The template: a single-threaded process from which the workers of a pool are forked.
+
+The pool forks its caller once, in the constructor, into the template; every worker, also a later
+replacement, is a fork of the template. So no worker ever inherits a lock that some thread holds at
+that moment, and all workers begin from the same state.
+
+Owns: nothing but its control socket, and a pidfd per worker. Threads: its main thread. It waits for
+requests, for the end of a worker (reaped, and reported with its status) and for the end of the parent
+(it leaves then, and the kernel kills its workers with it, as each asked for that).
+
+Protocol, one message each way per line, as marshalled tuples::
+
+    -> ("start", token, identity, name, setup)    with the worker's end of its channel
+    -> ("quit",)
+    <- ("started", token, pid)   ("failed", token, errno)   ("exited", token, pid, status)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import marshal
+import os
+import select
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from glasspool.engines.local import channel, kernel
+
+BootWorker = Callable[[int, tuple[int, ...], str, tuple[Any, ...]], int]
+"""Runs a worker to its end in the calling process: descriptor of its channel, identity, name, setup;
+returns its exit code."""
+
+
+class Template:
+    """The parent's handle of its template."""
+
+    def __init__(self, pid: int, end: socket.socket) -> None:
+        self.pid = pid
+        self.end = end
+        self._receiver = channel.Receiver()
+
+    @classmethod
+    def fork(cls, boot: BootWorker, title: str) -> Template:
+        """Fork the calling process into a template. Other threads should not be running.
+
+        Raises:
+            OSError: The process cannot be forked.
+        """
+        kernel.load()
+        ours, theirs = channel.pair()
+        parent = os.getpid()
+        _flush_streams()
+        pid = os.fork()
+        if pid == 0:
+            _become_template(ours, theirs, parent, boot, title)
+        theirs.close()
+        return cls(pid, ours)
+
+    def start(
+        self, token: int, identity: tuple[int, ...], name: str, setup: tuple[Any, ...], fd: int
+    ) -> None:
+        """Ask for a worker.
+
+        Raises:
+            OSError: The template is gone.
+        """
+        channel.send(self.end, marshal.dumps(("start", token, identity, name, setup)), fd)
+
+    def receive(self) -> tuple[Any, ...] | None:
+        """Return one report; None when there will be no more.
+
+        Raises:
+            BlockingIOError: There is none now.
+        """
+        try:
+            message, _ = self._receiver.receive(self.end, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            raise
+        except OSError:
+            return None
+        return marshal.loads(message) if message else None
+
+    def quit(self) -> None:
+        """Let the template end; its workers, if any are left, end with it."""
+        with contextlib.suppress(OSError):
+            channel.try_send(self.end, marshal.dumps(("quit",)))
+
+    def reap(self) -> None:
+        """Take the template's exit status from the kernel; it is ended if it does not end."""
+        pidfd = kernel.open_pidfd(self.pid)
+        if pidfd is not None:
+            with contextlib.suppress(ProcessLookupError):
+                if not select.select([pidfd], [], [], 1.0)[0]:
+                    os.kill(self.pid, signal.SIGKILL)
+            os.close(pidfd)
+        with contextlib.suppress(ChildProcessError):  # the user's SIGCHLD handler reaped it
+            os.waitpid(self.pid, 0)  # woken by the end of the template, which is near
+
+
+def _flush_streams() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(AttributeError, ValueError, OSError):
+            stream.flush()
+
+
+def _become_template(
+    ours: socket.socket, theirs: socket.socket, parent: int, boot: BootWorker, title: str
+) -> NoReturn:
+    code = 1
+    try:
+        _quiet_signals()
+        gc.disable()  # nothing of the parent's garbage is to be finalized here
+        ours.close()
+        kernel.name_process(os.getpid(), title)
+        _Loop(theirs, parent, boot).run()
+        code = 0
+    finally:
+        os._exit(code)
+
+
+def _quiet_signals() -> None:
+    signal.set_wakeup_fd(-1)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD):
+        if callable(signal.getsignal(number)) or number == signal.SIGCHLD:
+            signal.signal(number, signal.SIG_DFL)
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, _no_interrupt)
+
+
+def _no_interrupt(number: int, frame: object) -> None:
+    """Take Ctrl-C without a word: it is for the caller."""
+
+
+class _Loop:
+    """What the template does."""
+
+    def __init__(self, end: socket.socket, parent: int, boot: BootWorker) -> None:
+        self._end = end
+        self._boot = boot
+        self._receiver = channel.Receiver()
+        self._poll = select.poll()
+        self._poll.register(end.fileno(), select.POLLIN)
+        # Not the end of the stream, which any fork of the user's may hold open.
+        self._parent = kernel.open_pidfd(parent)
+        if self._parent is not None:
+            self._poll.register(self._parent, select.POLLIN)
+        if os.getppid() != parent:
+            os._exit(1)
+        self._children: dict[int, tuple[int, int]] = {}
+
+    def run(self) -> None:
+        while True:
+            # Woken by a request, by the end of a worker, or by the end of the parent.
+            for fd, _ in self._poll.poll():
+                if fd in self._children:
+                    self._report(fd)
+                elif fd == self._parent or not self._obey():
+                    return
+
+    def _obey(self) -> bool:
+        try:
+            message, fds = self._receiver.receive(self._end)
+        except OSError:
+            return False
+        if not message:
+            return False
+        command, *rest = marshal.loads(message)
+        if command != "start":
+            return False
+        token, identity, name, setup = rest
+        try:
+            pid = os.fork()
+        except OSError as error:
+            channel.close_fds(fds)
+            self._tell("failed", token, error.errno)
+            return True
+        if pid == 0:
+            self._be_worker(fds[0], identity, name, setup)
+        channel.close_fds(fds)
+        self._tell("started", token, pid)
+        pidfd = kernel.open_pidfd(pid)
+        if pidfd is not None:
+            self._children[pidfd] = (token, pid)
+            self._poll.register(pidfd, select.POLLIN)
+        return True
+
+    def _be_worker(
+        self, fd: int, identity: tuple[int, ...], name: str, setup: tuple[Any, ...]
+    ) -> NoReturn:
+        code = 1
+        try:
+            self._end.close()
+            channel.close_fds(list(self._children))
+            code = self._boot(fd, identity, name, setup)
+        finally:
+            os._exit(code)
+
+    def _report(self, pidfd: int) -> None:
+        token, pid = self._children.pop(pidfd)
+        self._poll.unregister(pidfd)
+        os.close(pidfd)
+        _, status = os.waitpid(pid, 0)  # it has ended: the pidfd says so
+        self._tell("exited", token, pid, status)
+
+    def _tell(self, *report: Any) -> None:
+        with contextlib.suppress(OSError):  # the parent is gone: the poll will say so
+            channel.send(self._end, marshal.dumps(report))

@@ -1,0 +1,59 @@
+"""The wire format between the pool and one worker.
+
+A message is a row of records; each is a header and a body. Both directions use a channel that keeps
+the borders of messages. Requests (pool to worker)::
+
+    REQUEST   kind, flags, callable number, task id, length of the body
+
+Replies (worker to pool; also what lies in the outbox)::
+
+    REPLY     kind, lane, length of the body, task id, begun_ns, ended_ns
+
+Times are ``time.monotonic_ns()``, which all processes of one machine share.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Final
+
+REQUEST: Final = struct.Struct("<HHIQI")
+REPLY: Final = struct.Struct("<HHIQQQ")
+
+# Kinds of requests.
+TASK: Final = 1
+CALLABLE: Final = 2  # body: the pickled callable, to be known by its number
+FORGET: Final = 3  # the callable with this number is not needed any more
+STOP: Final = 4  # finish what came before, then leave
+
+# Flags of a TASK: how the body is to be called.
+APPLY: Final = 0  # body: args, or (args, kwds) with KEYWORDS
+CHUNK: Final = 1  # body: a tuple of arguments; the result is a list
+STARCHUNK: Final = 2  # body: a tuple of tuples of arguments; the result is a list
+SINGLE: Final = 3  # body: one argument
+MODE: Final = 0b111
+KEYWORDS: Final = 1 << 3
+INLINE: Final = 1 << 4  # the callable itself comes first in the body: (callable, args[, kwds])
+BY_VALUE: Final = 1 << 5  # the function or its arguments needed cloudpickle: the result may too
+SEGMENT: Final = 1 << 6  # the body describes a segment of shared memory that comes along
+
+# Flags of a CALLABLE.
+BY_REFERENCE: Final = 1 << 7  # found by its name: may be kept as an object between tasks
+
+# Kinds of replies: ends of tasks, and (from CONTROL on) what a worker says of itself.
+OK: Final = 0
+OK_SEGMENT: Final = 1
+ERROR: Final = 2
+EXIT: Final = 3
+UNSENDABLE: Final = 4
+SKIPPED: Final = 5  # begun_ns holds the number of the task at the worker
+CONTROL: Final = 100
+HELLO: Final = 100
+INITIALIZER_FAILED: Final = 101
+STACKS: Final = 102
+
+MESSAGE_BYTES: Final = 192 * 1024
+"""No message is longer: ``SOCK_SEQPACKET`` refuses more than about 212,000 bytes."""
+
+INLINE_BYTES: Final = 128 * 1024
+"""A longer body travels in a segment of shared memory."""

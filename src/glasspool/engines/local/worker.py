@@ -1,0 +1,511 @@
+"""What runs in a worker process: one loop in its main thread, and no other thread.
+
+Owns: its record of the scoreboard, its outbox, its end of the channel, and the callables it was sent.
+
+For each task: note it as begun in the ring, call, put the result into the outbox, note the end; only
+the message that wakes the parent is shared between short tasks. The loop waits in one place, for the
+next message; the parent wakes it with one, or the end of the parent does (end of the stream).
+
+A request for stacks is a real-time signal. Its handler runs between two bytecodes of the main thread
+and sends the stacks as a message of its own, so it can fall into the middle of anything here.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import gc
+import itertools
+import marshal
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.pool import ExceptionWithTraceback
+from types import FrameType, TracebackType
+from typing import Any
+
+from glasspool.engines.local import channel, kernel, payload, wire
+from glasspool.engines.local import scoreboard as sb
+from glasspool.engines.local.outbox import Outbox, Outboxes
+
+FLUSH_NS = 200_000
+"""A finished result waits at most about this long, or for the end of its message, to be sent."""
+
+ITEM_NS = 10_000
+"""Items of a chunk that take longer than this are noted one by one."""
+
+BLOCK = 128
+"""How many shorter items run in a tight loop between two notes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """What a worker must know of itself. It travels to the worker as it starts."""
+
+    pool: str
+    number: int
+    slot: int
+    generation: int
+    record: int
+    parent: int
+    starter: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerInfo:
+    """Where the calling task runs: see ``glasspool.worker``."""
+
+    pool: str
+    slot: int
+    generation: int
+    pid: int
+    task: int | None
+    function: str | None
+
+
+_here: Worker | None = None
+
+
+def current() -> WorkerInfo | None:
+    """Return where the calling code runs: pool, slot, process, task. None outside a worker."""
+    worker = _here
+    if worker is None or worker.pid != os.getpid():
+        return None
+    return worker.describe()
+
+
+def main(
+    end: socket.socket,
+    board: sb.Board | str,
+    boxes: Outboxes,
+    setup: Setup,
+    initializer: Callable[..., object] | None,
+    initargs: tuple[Any, ...],
+) -> None:
+    """Run a worker until it is told to stop. The target of the worker's ``Process``."""
+    global _here
+    if setup.starter is not None:
+        kernel.die_with_parent(setup.starter)
+    _reset_signals()
+    _forget_exit_functions()
+    kernel.allow_tracer(setup.parent)
+    kernel.name_this_thread(f"gp{setup.number} w{setup.slot:02d} task")
+    if isinstance(board, str):
+        board = sb.Board.attach(board)
+    worker = Worker(end, board, boxes, setup)
+    _here = worker
+    worker.answer_signals()
+    _note_threads(worker)
+    gc.enable()
+    if worker.initialize(initializer, initargs):
+        worker.serve()
+    worker.leave()
+
+
+class Worker:
+    """The loop of a worker and what it owns."""
+
+    def __init__(
+        self, end: socket.socket, board: sb.Board, boxes: Outboxes, setup: Setup
+    ) -> None:
+        self.pid = os.getpid()
+        self.setup = setup
+        self._end = end
+        self._receiver = channel.Receiver()
+        self._board = board
+        self._view = board.view
+        self._words = board.words
+        self._base = board.base(setup.record)
+        self._ring = board.ring(setup.record)
+        self._outbox = Outbox(boxes, setup.record, end)
+        self._callables: dict[int, _Callable] = {}
+        self._fence = threading.Lock()
+        self._seq = 0
+        self._flushed_ns = 0
+        self._done = 0
+        self._busy_ns = 0
+        self._task: tuple[int, str] | None = None
+        self._threads: dict[int, threading.Thread] = {}
+        self._set(sb.W_PID, self.pid)
+        self._set(sb.W_SLOT, setup.slot)
+        self._set(sb.W_GENERATION, setup.generation)
+        self._set(sb.W_IDENT, threading.get_ident())
+        self._set(sb.W_NATIVE, threading.get_native_id())
+        self._set(sb.W_STARTED_NS, time.monotonic_ns())
+        self._set(sb.W_STARTTIME, sb.process_start_ticks(self.pid))
+
+    def _set(self, which: int, value: int) -> None:
+        self._words[self._base + which] = value
+
+    def describe(self) -> WorkerInfo:
+        """Return where the current task runs."""
+        task = self._task
+        return WorkerInfo(
+            pool=self.setup.pool,
+            slot=self.setup.slot,
+            generation=self.setup.generation,
+            pid=self.pid,
+            task=task[0] if task else None,
+            function=task[1] if task else None,
+        )
+
+    # Life ---------------------------------------------------------------------------------------
+
+    def initialize(
+        self, initializer: Callable[..., object] | None, initargs: tuple[Any, ...]
+    ) -> bool:
+        """Run the user's initializer and say hello; False if it failed."""
+        self._set(sb.W_STATE, sb.INITIALIZING)
+        begun = time.monotonic_ns()
+        if initializer is not None:
+            self._set(sb.W_INIT_BEGUN_NS, begun)
+            try:
+                initializer(*initargs)
+            except BaseException as error:
+                body = _error_body(error, by_value=False)
+                self._outbox.put(wire.INITIALIZER_FAILED, 0, body, 0, begun, time.monotonic_ns())
+                self._outbox.flush()
+                return False
+            self._set(sb.W_INIT_ENDED_NS, time.monotonic_ns())
+        self._set(sb.W_STATE, sb.READY)
+        hello = marshal.dumps((self.pid, threading.get_ident(), threading.get_native_id()))
+        self._outbox.put(wire.HELLO, 0, hello, 0, begun, time.monotonic_ns())
+        self._outbox.flush()
+        return True
+
+    def serve(self) -> None:
+        """Do what the messages say, until one says stop or there will be no more."""
+        while True:
+            try:
+                message, fds = self._receiver.receive(self._end)
+            except OSError:
+                return
+            if not message or not self._handle(message, fds):
+                return
+            self._outbox.flush()
+            self._set(sb.W_DONE, self._done)
+            self._set(sb.W_BUSY_NS, self._busy_ns)
+
+    def leave(self) -> None:
+        """Run the exit functions that were registered in this process, and flush its output."""
+        self._set(sb.W_STATE, sb.LEAVING)
+        atexit._run_exitfuncs()
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(Exception):  # a user's stream may do anything
+                stream.flush()
+
+    # Tasks --------------------------------------------------------------------------------------
+
+    def _handle(self, message: bytes, fds: list[int]) -> bool:
+        view = memoryview(message)
+        unpack, size = wire.REQUEST.unpack_from, wire.REQUEST.size
+        self._flushed_ns = time.monotonic_ns()
+        at = 0
+        while at < len(message):
+            kind, flags, call, task, length = unpack(message, at)
+            at += size
+            body = view[at : at + length]
+            at += length
+            if kind == wire.TASK:
+                self._run(flags, call, task, body, fds)
+            elif kind == wire.CALLABLE:
+                self._callables[call] = _Callable(bytes(body), flags, fds)
+            elif kind == wire.FORGET:
+                self._callables.pop(call, None)
+            elif kind == wire.STOP:
+                return False
+        return True
+
+    def _run(self, flags: int, call: int, task: int, body: memoryview, fds: list[int]) -> None:
+        seq = self._seq
+        self._seq = seq + 1
+        entry = self._ring + seq % sb.RING * sb.ENTRY.size
+        begun = time.monotonic_ns()
+        sb.BEGIN.pack_into(self._view, entry, seq + 1, task, call, begun, 0)
+        # The parent takes tasks back by first writing SKIP_UNTIL, then looking which had begun; we
+        # note the begin, then look at SKIP_UNTIL. The lock is a fence between our write and our read,
+        # so at least one of us sees the other. If both do, we say so and the parent resends the task.
+        self._fence.acquire(False)
+        self._fence.release()
+        words, base = self._words, self._base
+        if seq < words[base + sb.W_SKIP_UNTIL]:
+            self._skip(seq, task, entry, flags, fds)
+            return
+        try:
+            value, by_value = self._call(flags, call, task, body, fds)
+            ended = time.monotonic_ns()
+            kind, reply = _result_body(value, by_value)
+        except BaseException as error:  # every way out of a task is told
+            ended = time.monotonic_ns()
+            kind = _error_kind(error)
+            reply = _error_body(error, bool(flags & wire.BY_VALUE))
+        value = None
+        self._task = None
+        if isinstance(reply, bytes):
+            self._outbox.put(kind, 0, reply, task, begun, ended)
+        else:
+            self._outbox.put_segment(
+                wire.OK_SEGMENT, 0, reply.head, reply.fd, task, begun, ended
+            )
+        status = sb.DONE if kind <= wire.OK_SEGMENT else sb.FAILED
+        sb.END.pack_into(self._view, entry + sb.END_AT, ended, len(reply) | status << 56)
+        self._done += 1
+        self._busy_ns += ended - begun
+        if ended - self._flushed_ns > FLUSH_NS:
+            self._outbox.flush()
+            self._flushed_ns = ended
+            words[base + sb.W_DONE] = self._done
+            words[base + sb.W_BUSY_NS] = self._busy_ns
+
+    def _skip(self, seq: int, task: int, entry: int, flags: int, fds: list[int]) -> None:
+        if flags & wire.SEGMENT:
+            channel.close_fds(fds)
+        self._outbox.put(wire.SKIPPED, 0, b"", task, seq, 0)
+        sb.END.pack_into(self._view, entry + sb.END_AT, 1, sb.SKIPPED << 56)
+
+    def _call(
+        self, flags: int, call: int, task: int, body: memoryview, fds: list[int]
+    ) -> tuple[Any, bool]:
+        by_value = bool(flags & wire.BY_VALUE)
+        try:
+            values = payload.load_segment(body, fds.pop()) if flags & wire.SEGMENT else (
+                payload.load(body)
+            )
+            if flags & wire.INLINE:
+                function, values = values
+                name = payload.callable_name(function)
+            else:
+                known = self._callables[call]
+                function, name = known.get(), known.name
+        except BaseException as error:
+            raise _Unloadable from error
+        self._task = (task, name)
+        mode = flags & wire.MODE
+        if mode == wire.SINGLE:
+            return function(values), by_value
+        if mode == wire.APPLY:
+            if flags & wire.KEYWORDS:
+                args, kwds = values
+                return function(*args, **kwds), by_value
+            return function(*values), by_value
+        return self._run_chunk(function, values, mode == wire.STARCHUNK), by_value
+
+    def _run_chunk(self, function: Callable[..., Any], items: Any, star: bool) -> list[Any]:
+        """Call the function for each item; note each long item, and blocks of short ones."""
+        words, at = self._words, self._base + sb.W_ITEM
+        repeat: Callable[..., Any] = itertools.starmap if star else map
+        results: list[Any] = []
+        count = len(items)
+        index, block = 0, 1
+        begun = time.monotonic_ns()
+        while index < count:
+            stop = min(index + block, count)
+            words[at] = index | sb.GRAIN_ITEM if block == 1 else index
+            results.extend(repeat(function, items[index:stop]))
+            if len(results) != stop:
+                raise RuntimeError("the task raised StopIteration")
+            ended = time.monotonic_ns()
+            block = 1 if ended - begun > ITEM_NS * (stop - index) else BLOCK
+            index, begun = stop, ended
+        return results
+
+    # Being seen ---------------------------------------------------------------------------------
+
+    def answer_signals(self) -> None:
+        """Let the parent ask for stacks."""
+        number = kernel.stacks_signal()
+        if number is not None:
+            signal.signal(number, self._tell_stacks)
+
+    def _tell_stacks(self, number: int, frame: FrameType | None) -> None:
+        # Runs between two bytecodes of whatever the main thread does: it may not raise.
+        try:
+            self._send_stacks(frame)
+        except Exception:  # the asker will say that there was no answer
+            return
+
+    def _send_stacks(self, frame: FrameType | None) -> None:
+        me = threading.get_ident()
+        frames = sys._current_frames()
+        known = {thread.ident: thread for thread in threading.enumerate()}
+        told = []
+        room = wire.INLINE_BYTES - 4096
+        for ident, top in frames.items():
+            stack = _frames(frame if ident == me else top)
+            thread = known.get(ident)
+            name = thread.name if thread is not None else f"thread {ident}"
+            native = (thread.native_id if thread is not None else None) or 0
+            daemon = thread.daemon if thread is not None else True
+            told.append((ident, native, name[:200], daemon, ident == self._main_ident, stack))
+            room -= 64 + sum(len(file) + len(function) + 32 for file, _, function in stack)
+            if room < 0:
+                break
+        body = marshal.dumps(told)[: wire.INLINE_BYTES]
+        head = wire.REPLY.pack(wire.STACKS, 0, len(body), 0, time.monotonic_ns(), 0)
+        channel.send(self._end, head + body)
+
+    @property
+    def _main_ident(self) -> int:
+        return threading.main_thread().ident or 0
+
+    def note_thread(self, thread: threading.Thread) -> None:
+        """Note a thread that a task started, so that the roster knows who made it."""
+        alive = {i: t for i, t in self._threads.items() if t.is_alive()}
+        free = next((i for i in range(sb.THREADS) if i not in alive), None)
+        task = self._task
+        if free is None or thread.native_id is None or thread.ident is None:
+            return
+        alive[free] = thread
+        self._threads = alive
+        self._board.note_thread(
+            self.setup.record,
+            free,
+            thread.native_id,
+            thread.ident,
+            task[0] if task else 0,
+            thread.name,
+        )
+
+
+class _Callable:
+    """A callable that the worker was sent, rebuilt when it is first needed.
+
+    One that pickle names by reference is kept; any other is rebuilt for each task, as in the standard
+    library, so that no state leaks from one task to the next.
+    """
+
+    __slots__ = ("_body", "_fd", "_kept", "_object", "name")
+
+    def __init__(self, body: bytes, flags: int, fds: list[int]) -> None:
+        name, _, self._body = body.partition(b"\0")
+        self.name = name.decode()
+        self._kept = bool(flags & wire.BY_REFERENCE)
+        self._fd = fds.pop() if flags & wire.SEGMENT else -1
+        self._object: Any = None
+
+    def get(self) -> Callable[..., Any]:
+        if self._object is not None:
+            return self._object  # type: ignore[no-any-return]
+        if self._fd >= 0:
+            function = payload.load_segment(self._body, os.dup(self._fd))
+        else:
+            function = payload.load(self._body)
+        if self._kept:
+            self._object = function
+        return function  # type: ignore[no-any-return]
+
+    def __del__(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+
+
+class _Unloadable(Exception):
+    """The callable or its arguments could not be rebuilt; the cause says why."""
+
+
+def _result_body(value: Any, by_value: bool) -> tuple[int, bytes | payload.Parcel]:
+    try:
+        if by_value:
+            reply, _ = payload.dump_any(value)
+        else:
+            reply = payload.dump(value)
+    except Exception as error:
+        return wire.UNSENDABLE, _unsendable_body(error, value)
+    return wire.OK, reply
+
+
+def _error_kind(error: BaseException) -> int:
+    return wire.ERROR if isinstance(error, Exception) else wire.EXIT
+
+
+def _error_body(error: BaseException, by_value: bool) -> bytes:
+    """Pack an exception: its story as text, and the exception itself if it can be pickled."""
+    unloadable = isinstance(error, _Unloadable)
+    if unloadable and error.__cause__ is not None:
+        error = error.__cause__
+    story = "".join(
+        traceback.format_exception(type(error), error, _from_task(error.__traceback__))
+    )
+    wrapped = ExceptionWithTraceback.__new__(ExceptionWithTraceback)
+    wrapped.exc = error
+    wrapped.tb = f'\n"""\n{story}"""'
+    try:
+        packed, _ = payload.dump_any(wrapped) if by_value else (payload.dump(wrapped), False)
+        pickled: bytes | None = packed if isinstance(packed, bytes) else None
+        why = "" if pickled is not None else "it is too large"
+    except Exception as failure:
+        pickled, why = None, repr(failure)[:500]
+    return payload.dump_plain((type(error).__qualname__, _text_of(error), story, pickled, why, unloadable))
+
+
+def _unsendable_body(error: Exception, value: Any) -> bytes:
+    return payload.dump_plain((_text_of(error, repr), _text_of(value, repr)))
+
+
+def _text_of(value: Any, how: Callable[[Any], str] = str) -> str:
+    try:
+        return how(value)[:10_000]
+    except Exception:  # a user's __str__ or __repr__ may do anything
+        return f"<{type(value).__qualname__} that cannot be shown>"
+
+
+def _from_task(trace: TracebackType | None) -> TracebackType | None:
+    """Cut our own frames off the outer end of a traceback."""
+    while trace is not None and trace.tb_frame.f_code.co_filename in _OWN_FILES:
+        trace = trace.tb_next
+    return trace
+
+
+_OWN_FILES = (__file__, payload.__file__)
+
+
+def _frames(frame: FrameType | None) -> list[tuple[str, int, str]]:
+    """List a stack, outermost call first, without what a fork inherited from the parent."""
+    stack: list[tuple[str, int, str]] = []
+    while frame is not None and len(stack) < 500:
+        code = frame.f_code
+        stack.append((code.co_filename, frame.f_lineno or 0, code.co_qualname))
+        if code is main.__code__:
+            break
+        frame = frame.f_back
+    stack.reverse()
+    return stack
+
+
+def _note_threads(worker: Worker) -> None:
+    start = threading.Thread.start
+
+    def noted_start(self: threading.Thread) -> None:
+        start(self)
+        if worker.pid == os.getpid():
+            worker.note_thread(self)
+
+    threading.Thread.start = noted_start  # type: ignore[method-assign]
+
+
+def _no_interrupt(number: int, frame: FrameType | None) -> None:
+    """Take SIGINT without a word: Ctrl-C is for the caller, who then ends the pool.
+
+    A handler and not SIG_IGN, which subprocesses would inherit.
+    """
+
+
+def _reset_signals() -> None:
+    signal.set_wakeup_fd(-1)
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, _no_interrupt)
+    for name in ("SIGTERM", "SIGCHLD"):
+        number = getattr(signal, name, None)
+        if number is not None and callable(signal.getsignal(number)):
+            signal.signal(number, signal.SIG_DFL)
+
+
+def _forget_exit_functions() -> None:
+    # Those of the parent would delete the parent's files. Ours run in Worker.leave.
+    atexit._clear()

@@ -1,0 +1,408 @@
+"""The worker-handler: starts workers, notes their deaths, replaces them, and answers who asks.
+
+Owns: the process of each worker, its pidfd, the template, the free records of the scoreboard, and the
+socket beside the scoreboard. Thread: ``NAME worker-handler``, started and stopped by the engine. It
+waits for: its mailbox, a report of the template, the end of a worker, somebody on the socket, and the
+next thing that is due (a kill after a grace, a start after a pause).
+
+A worker's life: ``start`` -> the collector is told (``joined``) -> its process ends -> the collector
+is told (``died``), buries it, and lets it go (``release``) -> replaced, if the pool still wants it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import heapq
+import itertools
+import os
+import select
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable
+from multiprocessing import process as mp_process
+from multiprocessing.process import BaseProcess
+from typing import TYPE_CHECKING, Any
+
+from glasspool.engines.local import channel, kernel
+from glasspool.engines.local import scoreboard as sb
+from glasspool.engines.local.mailbox import Mailbox
+from glasspool.engines.local.processes import (
+    ContextStarter,
+    ForkedChild,
+    Recipe,
+    TemplateStarter,
+    tokens,
+)
+from glasspool.engines.local.worker import Setup
+
+if TYPE_CHECKING:
+    from glasspool.engines.local.engine import LocalEngine
+    from glasspool.ledger import Held
+
+STOP_GRACE_S = 5.0
+TERM_GRACE_S = 0.4
+STATUS_LIMIT_S = 1.0
+
+
+class Worker:
+    """One worker process and what the parent knows of it.
+
+    The worker-handler writes the process fields, the collector the rest; each reads the other's only
+    after it was told of them through a mailbox.
+    """
+
+    def __init__(self, slot: int, generation: int, record: int, end: socket.socket) -> None:
+        self.slot = slot
+        self.generation = generation
+        self.record = record
+        self.end = end
+        self.fd = end.fileno()
+        # The worker-handler's:
+        self.token = next(tokens)
+        self.process: BaseProcess | None = None
+        self.pid = 0
+        self.pidfd: int | None = None
+        self.exitcode: int | None = None
+        self.started_at = time.time()
+        self.wanted = True
+        self.ending = False
+        # The collector's:
+        self.held: Held | None = None
+        self.ready = False
+        self.known: set[int] = set()
+        self.forget: list[int] = []
+        self.quota: int | None = None
+        self.stopping = False
+        self.choked = False
+        self.stuck = False
+        self.heard_ns = 0
+        self.ident = 0
+        self.native_id = 0
+        self.initialized_ns: tuple[int, int] | None = None
+        self.stacks: Callable[[list[Any]], None] | None = None
+        self.buried = False
+        self.init_failed = False
+
+
+class WorkerHandler:
+    """The loop of the worker-handler thread."""
+
+    def __init__(self, engine: LocalEngine, recipe: Recipe) -> None:
+        self._engine = engine
+        self._recipe = recipe
+        self.mailbox = Mailbox()
+        self.state = "starting workers"
+        self.starter: TemplateStarter | ContextStarter | None = None
+        self.workers: dict[int, Worker] = {}  # by token
+        self._by_fd: dict[int, Worker] = {}
+        self._records = list(range(recipe.boxes.count - 1, -1, -1))
+        self._poll = select.poll()
+        self._poll.register(self.mailbox.fd, select.POLLIN)
+        self._server: socket.socket | None = None
+        self._due: list[tuple[float, int, Callable[[], None]]] = []
+        self._order = itertools.count()
+        self._parked = False
+        self._ended = False
+        self._finishing = False
+        self._generation = 0
+
+    # Called by other threads ----------------------------------------------------------------------
+
+    def fork_template(self, title: str) -> None:
+        """Fork the calling thread's process into the template. Before this loop runs."""
+        starter = TemplateStarter(self._recipe, title)
+        self.starter = starter
+        self._poll.register(starter.template.end.fileno(), select.POLLIN)
+
+    def use_context(self) -> None:
+        """Start workers as ``multiprocessing`` does."""
+        self.starter = ContextStarter(self._recipe)
+
+    def serve_on(self, path: str) -> None:
+        """Answer questions on a Unix socket. Before this loop runs; none if that is impossible."""
+        server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            server.bind(path)
+            os.chmod(path, 0o600)
+            server.listen(16)
+        except OSError:
+            server.close()
+            return
+        self._server = server
+        self._poll.register(server.fileno(), select.POLLIN)
+
+    # The loop -------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Run until the pool has ended, or until parked."""
+        kernel.name_this_thread(self._engine.os_name("workers"))
+        self._parked = False
+        while not self._ended and not self._parked:
+            self._work_off()
+            if self._ended or self._parked:
+                break
+            self.state = "watching workers"
+            rung = False
+            asleep_limit = 0 if self.mailbox.fall_asleep() else self._next_due_ms()
+            for fd, _ in self._poll.poll(asleep_limit):
+                if fd == self.mailbox.fd:
+                    rung = True
+                else:
+                    self._attend(fd)
+            self.mailbox.wake_up(rung)
+            self._run_due()
+        if self._ended:
+            self._engine.dispose()
+
+    def _work_off(self) -> None:
+        items = self.mailbox.items
+        while items and not self._parked:
+            items.popleft()()
+
+    def _attend(self, fd: int) -> None:
+        worker = self._by_fd.get(fd)
+        if worker is not None:
+            self._ended_by_pidfd(worker)
+        elif self._server is not None and fd == self._server.fileno():
+            self.state = "answering a question from outside"
+            self._engine.answer(self._server)
+            self.state = "watching workers"
+        else:
+            self._hear_template()
+
+    def _next_due_ms(self) -> float | None:
+        if not self._due:
+            return None
+        return max(0.0, (self._due[0][0] - time.monotonic()) * 1000)
+
+    def _run_due(self) -> None:
+        while self._due and self._due[0][0] <= time.monotonic():
+            heapq.heappop(self._due)[2]()
+
+    def _later(self, delay_s: float, action: Callable[[], None]) -> None:
+        heapq.heappush(self._due, (time.monotonic() + delay_s, next(self._order), action))
+
+    def park(self) -> None:
+        """Leave the loop at the next turn; the thread ends, nothing is lost (an item)."""
+        self._parked = True
+
+    # Starting -------------------------------------------------------------------------------------
+
+    def start(self, slot: int) -> None:
+        """Start a worker for a slot.
+
+        Raises:
+            Exception: It cannot be started (its arguments cannot be pickled, no process to be had).
+        """
+        if self._finishing:
+            return
+        if not self._records:
+            raise OSError(errno.EAGAIN, "no free record on the scoreboard")
+        record = self._records.pop()
+        board, boxes = self._recipe.board, self._recipe.boxes
+        board.clear(record)
+        boxes.clear(record)
+        self._generation += 1
+        ours, theirs = channel.pair()
+        worker = Worker(slot, self._generation, record, ours)
+        board.set_word(record, sb.W_SLOT, slot)
+        board.set_word(record, sb.W_STATE, sb.STARTING)
+        setup = self._setup(worker)
+        starter = self.starter
+        try:
+            if starter is None:
+                raise OSError(errno.ESRCH, "the pool has no way to start workers")
+            worker.process = starter.start(worker.token, setup, theirs)
+        except BaseException:
+            ours.close()
+            board.set_word(record, sb.W_STATE, sb.FREE)
+            self._records.append(record)
+            raise
+        finally:
+            theirs.close()
+        self.workers[worker.token] = worker
+        if isinstance(starter, ContextStarter):
+            self._has_pid(worker, int(worker.process.pid or 0))
+
+    def _setup(self, worker: Worker) -> Setup:
+        starter: int | None = None
+        if self._recipe.start_method == "spawn":
+            starter = os.getpid()
+        elif self._recipe.start_method == "forkserver":
+            starter = _fork_server_pid()
+        return Setup(
+            pool=self._engine.name,
+            number=self._engine.number,
+            slot=worker.slot,
+            generation=worker.generation,
+            record=worker.record,
+            parent=os.getpid(),
+            starter=starter,
+        )
+
+    def _has_pid(self, worker: Worker, pid: int) -> None:
+        worker.pid = pid
+        worker.pidfd = kernel.open_pidfd(pid)
+        process = worker.process
+        if process is not None and getattr(process, "_popen", None) is None:
+            child = ForkedChild(pid, worker.pidfd)
+            process._popen = child  # type: ignore[attr-defined]
+            process._sentinel = child.sentinel  # type: ignore[attr-defined]
+        mp_process._children.add(process)  # type: ignore[attr-defined]
+        watched = worker.pidfd
+        if watched is None and process is not None:
+            watched = process.sentinel
+        if watched is not None:
+            self._by_fd[watched] = worker
+            self._poll.register(watched, select.POLLIN)
+        self._engine.joined(worker)
+
+    # Ending ---------------------------------------------------------------------------------------
+
+    def _hear_template(self) -> None:
+        starter = self.starter
+        if not isinstance(starter, TemplateStarter):
+            return
+        while True:
+            try:
+                report = starter.template.receive()
+            except BlockingIOError:
+                return
+            if report is None:
+                self._lost_template(starter)
+                return
+            kind, token, *rest = report
+            worker = self.workers.get(token)
+            if worker is None:
+                continue
+            if kind == "started":
+                self._has_pid(worker, rest[0])
+            elif kind == "failed":
+                self._not_started(worker, OSError(rest[0], os.strerror(rest[0])))
+            elif kind == "exited":
+                self._died(worker, os.waitstatus_to_exitcode(rest[1]))
+
+    def _lost_template(self, starter: TemplateStarter) -> None:
+        self._poll.unregister(starter.template.end.fileno())
+        self.starter = None
+        starter.template.end.close()
+        starter.template.reap()
+        for worker in list(self.workers.values()):
+            if not worker.pid:
+                self._not_started(worker, OSError(errno.ESRCH, "the pool's template process died"))
+        self._engine.template_died()
+
+    def _not_started(self, worker: Worker, error: OSError) -> None:
+        del self.workers[worker.token]
+        worker.end.close()
+        self._records.append(worker.record)
+        self._engine.start_failed(worker.slot, error)
+        self._finish_if_empty()
+
+    def _ended_by_pidfd(self, worker: Worker) -> None:
+        """The kernel says that the process has ended; how, its parent has still to say."""
+        self._unwatch(worker)
+        popen = getattr(worker.process, "_popen", None)
+        if not isinstance(popen, ForkedChild):
+            code = None if popen is None else popen.wait(STATUS_LIMIT_S)
+            self._died(worker, code)
+        elif self.starter is None:
+            self._died(worker, None)
+        else:
+            self._later(STATUS_LIMIT_S, lambda: self._died(worker, None))
+
+    def _unwatch(self, worker: Worker) -> None:
+        for fd, watched in list(self._by_fd.items()):
+            if watched is worker:
+                del self._by_fd[fd]
+                self._poll.unregister(fd)
+
+    def _died(self, worker: Worker, exitcode: int | None) -> None:
+        if worker.ending or worker.token not in self.workers:
+            return
+        worker.ending = True
+        self._unwatch(worker)
+        worker.exitcode = exitcode
+        popen = getattr(worker.process, "_popen", None)
+        if isinstance(popen, ForkedChild):
+            popen.report(255 if exitcode is None else exitcode)
+        mp_process._children.discard(worker.process)  # type: ignore[attr-defined]
+        self._engine.died(worker)
+
+    def release(self, worker: Worker) -> None:
+        """Let a worker go that the collector has buried, and replace it if it is wanted."""
+        del self.workers[worker.token]
+        if worker.pidfd is not None:
+            os.close(worker.pidfd)
+            worker.pidfd = None
+        self._recipe.board.set_word(worker.record, sb.W_STATE, sb.FREE)
+        self._records.append(worker.record)
+        self._finish_if_empty()
+
+    def start_later(self, slot: int, delay_s: float) -> None:
+        """Start a worker for a slot after a pause."""
+        self._later(delay_s, lambda: self._engine.start_slot(slot))
+
+    def kill_later(self, worker: Worker, delay_s: float, number: int) -> None:
+        """Send a signal to a worker after a grace, if it still lives then."""
+        self._later(delay_s, lambda: self.kill(worker, number))
+
+    def kill(self, worker: Worker, number: int) -> None:
+        """Send a signal to a worker if it still lives."""
+        if worker.token in self.workers and not worker.ending and worker.pid:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(worker.pid, number)
+
+    def stop(self, worker: Worker, hard: bool) -> None:
+        """See to the end of a worker that was told to stop (or, if hard, is to stop at once)."""
+        if hard:
+            self.kill(worker, signal.SIGTERM)
+            self.kill_later(worker, TERM_GRACE_S, signal.SIGKILL)
+        else:
+            self.kill_later(worker, STOP_GRACE_S, signal.SIGTERM)
+            self.kill_later(worker, STOP_GRACE_S + TERM_GRACE_S, signal.SIGKILL)
+
+    def finish(self) -> None:
+        """End the loop once the last worker is gone; start none any more."""
+        self._finishing = True
+        self._finish_if_empty()
+
+    def _finish_if_empty(self) -> None:
+        if not self._finishing or self.workers or self._ended:
+            return
+        starter, self.starter = self.starter, None
+        if isinstance(starter, TemplateStarter):
+            self._poll.unregister(starter.template.end.fileno())
+            starter.template.quit()
+            starter.template.reap()
+            starter.template.end.close()
+        if self._server is not None:
+            self._poll.unregister(self._server.fileno())
+            self._server.close()
+            self._server = None
+        self._ended = True
+
+    def fds(self) -> list[int]:
+        """List the descriptors that a fork of the user's must close."""
+        fds = [self.mailbox.fd, *(w.fd for w in self.workers.values())]
+        fds += [w.pidfd for w in self.workers.values() if w.pidfd is not None]
+        if isinstance(self.starter, TemplateStarter):
+            fds.append(self.starter.template.end.fileno())
+        if self._server is not None:
+            fds.append(self._server.fileno())
+        return fds
+
+
+def _fork_server_pid() -> int | None:
+    from multiprocessing import forkserver
+
+    forkserver.ensure_running()
+    return getattr(forkserver._forkserver, "_forkserver_pid", None)
+
+
+def new_thread(target: Callable[[], None], name: str) -> threading.Thread:
+    """Make one of the pool's own threads. It does not keep the program alive."""
+    return threading.Thread(target=target, name=name, daemon=True)

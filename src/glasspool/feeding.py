@@ -1,0 +1,198 @@
+"""Feeding: from an iterable to tasks, no further ahead of the workers than is good for memory.
+
+The code here runs the user's: the iterable, and pickling. So it runs in the caller (``map``), or on an
+``iterable`` thread (``imap``, and the rest of a long ``map_async``), never on a thread of the engine.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from glasspool.engines.local import payload, wire
+from glasspool.engines.local.outcome import RAISED
+from glasspool.engines.local.workers import new_thread
+from glasspool.errors import TaskExit
+from glasspool.latch import Latch
+from glasspool.ledger import Task
+from glasspool.results import IMapIterator, MapResult
+
+if TYPE_CHECKING:
+    import threading
+
+    from glasspool.engines.local.callables import Known
+    from glasspool.engines.local.engine import LocalEngine
+
+AHEAD_BYTES = 64 * 1024 * 1024
+"""About so many bytes of pickled arguments of one job wait for their end at a time."""
+
+GROUP = 64
+"""So many tasks are handed in together; the first groups are smaller, to get the workers going."""
+
+
+class Feed:
+    """One job's tasks, made one after the other. Used by one thread at a time."""
+
+    def __init__(
+        self,
+        engine: LocalEngine,
+        job: MapResult[Any] | IMapIterator[Any],
+        known: Known,
+        mode: int,
+        values: Iterator[Any],
+        size: int,
+    ) -> None:
+        self._engine = engine
+        self._job = job
+        self._known = known
+        self._mode = mode
+        self._values = values
+        self._size = size
+        self._index = 0
+        self._bytes = 0
+        self._group: list[Task] = []
+        self._group_size = 1
+        self._tasks = job._tasks if isinstance(job, MapResult) else None
+        engine.begin_feed(job)
+
+    def run(self, may_wait: bool = True) -> bool:
+        """Make tasks until the values are used up (True), or, if it may not wait, until it should.
+
+        Raises:
+            BaseException: What the iterable raised. What was drawn before is on its way.
+        """
+        try:
+            for value in self._chunks():
+                if self._job._aborted:
+                    break
+                self._make(value)
+                if self._is_far_ahead():
+                    self._hand_in()
+                    if not may_wait:
+                        return False
+                    self._wait_for_room()
+        finally:
+            self._hand_in()
+        return True
+
+    def finish(self) -> int:
+        """Say that no more tasks will come; return how many there were."""
+        self._engine.end_feed(self._job)
+        return self._index
+
+    def run_in_thread(self, at_end: Callable[[Feed, BaseException | None], None]) -> None:
+        """Make the rest of the tasks on an ``iterable`` thread."""
+        thread = new_thread(lambda: self._run_thread(at_end, thread), f"{self._engine.name} iterable")
+        self._engine.feeders.add(thread)
+        thread.start()
+
+    def _run_thread(
+        self, at_end: Callable[[Feed, BaseException | None], None], thread: threading.Thread
+    ) -> None:
+        from glasspool.engines.local import kernel
+
+        kernel.name_this_thread(self._engine.os_name("iterable"))
+        error: BaseException | None = None
+        try:
+            self.run()
+        except Exception as raised:
+            error = raised
+        except BaseException as raised:
+            error = TaskExit(f"the iterable raised {type(raised).__name__}")
+            error.__cause__ = raised
+        finally:
+            self._engine.feeders.discard(thread)
+            at_end(self, error)
+
+    def _chunks(self) -> Iterable[Any]:
+        if self._mode == wire.SINGLE:
+            return self._values
+        return iter(lambda: tuple(itertools.islice(self._values, self._size)), ())
+
+    def _make(self, value: Any) -> None:
+        index = self._index
+        self._index += 1
+        items = 1 if self._mode == wire.SINGLE else len(value)
+        kind = self._mode | (self._known.flags & wire.BY_VALUE)
+        engine, number = self._engine, self._known.number
+        try:
+            body, by_value = payload.dump_any(value)
+        except Exception as error:
+            task = Task(
+                engine.next_id(), self._job, index, items, number, kind, b"", time.monotonic_ns()
+            )
+            self._note(index, task)
+            self._hand_in()
+            engine.submit_failed(task, error)
+            return
+        if by_value:
+            kind |= wire.BY_VALUE
+        if isinstance(body, payload.Parcel):
+            kind |= wire.SEGMENT
+        task = Task(engine.next_id(), self._job, index, items, number, kind, body, time.monotonic_ns())
+        self._bytes += task.size
+        self._note(index, task)
+        self._group.append(task)
+        if len(self._group) >= self._group_size:
+            self._hand_in()
+            self._group_size = min(GROUP, self._group_size * 2)
+
+    def _note(self, index: int, task: Task) -> None:
+        if self._tasks is not None:
+            self._tasks[index] = task
+
+    def _hand_in(self) -> None:
+        group, self._group = self._group, []
+        if group:
+            self._engine.submit_all(group)
+
+    def _is_far_ahead(self) -> bool:
+        return self._bytes - self._job._settled_bytes > AHEAD_BYTES
+
+    def _wait_for_room(self) -> None:
+        """Wait until less than half of the bound is on its way."""
+        job = self._job
+        while self._bytes - job._settled_bytes > AHEAD_BYTES // 2 and not job._aborted:
+            room = Latch()
+            job._room = room
+            if self._bytes - job._settled_bytes > AHEAD_BYTES // 2 and not job._aborted:
+                room.wait()  # woken by the end of any task of the job, or of the job
+        job._room = None
+
+
+def feed_here(feed: Feed, sync: bool) -> None:
+    """Feed a map in the calling thread; if it need not wait for its end, the rest elsewhere."""
+    try:
+        done = feed.run(may_wait=sync)
+    except BaseException:
+        feed.finish()
+        raise
+    if done:
+        feed.finish()
+    else:
+        feed.run_in_thread(_end_of_map)
+
+
+def _end_of_map(feed: Feed, error: BaseException | None) -> None:
+    if error is not None:
+        job, engine = feed._job, feed._engine
+        engine.collector.mailbox.put(lambda: job.abort(error))
+    feed.finish()
+
+
+def feed_imap(feed: Feed) -> None:
+    """Feed an ``imap`` on a thread of its own."""
+    feed.run_in_thread(_end_of_imap)
+
+
+def _end_of_imap(feed: Feed, error: BaseException | None) -> None:
+    job, count = feed._job, feed._index
+    if isinstance(job, IMapIterator):
+        if error is not None:
+            raised = (RAISED, error)
+            feed._engine.collector.mailbox.put(lambda: job.settle_index(count, raised))
+            count += 1
+        feed._engine.collector.mailbox.put(lambda: job.set_length(count))
+    feed.finish()

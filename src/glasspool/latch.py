@@ -1,0 +1,68 @@
+"""A one-way switch that threads wait for, without a lock that a signal handler could meet."""
+
+from __future__ import annotations
+
+import threading
+from _thread import LockType, allocate_lock
+
+
+class Latch:
+    """Like ``threading.Event``, but lighter, never reset, and safe to wait for in a signal handler.
+
+    ``Event.wait`` and ``Event.set`` hold one lock for a moment; a signal handler that waits for the
+    same event while the main thread is inside would wait for ever. Here each waiter brings a lock of
+    its own. Order settles the race: a waiter enters the list and then looks at the switch, ``set``
+    turns the switch and then looks at the list.
+    """
+
+    __slots__ = ("_is_set", "_waiters")
+
+    def __init__(self) -> None:
+        self._is_set = False
+        self._waiters: list[LockType] | None = None
+
+    def is_set(self) -> bool:
+        """Tell whether the switch has been turned."""
+        return self._is_set
+
+    def set(self) -> None:
+        """Turn the switch and wake all who wait. Never blocks."""
+        self._is_set = True
+        waiters = self._waiters
+        while waiters:
+            try:
+                waiters.pop().release()
+            except IndexError:  # that waiter left at this moment
+                return
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until the switch is turned, at most ``timeout`` seconds; tell whether it is."""
+        if self._is_set:
+            return True
+        if timeout is not None and timeout <= 0:
+            return False
+        mine = allocate_lock()
+        mine.acquire()
+        waiters = self._list()
+        waiters.append(mine)
+        if self._is_set:
+            return True
+        try:
+            # Woken by set(), or by a signal handler that raises.
+            mine.acquire(True, -1 if timeout is None else min(timeout, threading.TIMEOUT_MAX))
+        finally:
+            try:
+                waiters.remove(mine)
+            except ValueError:  # set() took it
+                pass
+        return self._is_set
+
+    def _list(self) -> list[LockType]:
+        # Reentrant, for the signal handler that waits here too.
+        with _making:
+            if self._waiters is None:
+                self._waiters = []
+            return self._waiters
+
+
+_making = threading.RLock()

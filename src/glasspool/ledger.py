@@ -1,0 +1,246 @@
+"""The ledger: for each task, who owns it and how it ended. The only place where that changes.
+
+A task goes ``waiting -> sent -> one end``; that it has *begun* is told by the scoreboard, and only
+asked when it matters (a death, a take-back, a look). Ends are final: a second word on a task that
+has ended is ignored, so that a result which arrives twice (in a message and in the outbox of a dead
+worker) counts once.
+
+Pure: no thread, no clock, no I/O. One thread (the task-handler) calls it.
+
+Invariants, checked by ``check()`` in the tests:
+
+* a task that has not ended is in exactly one place: ``waiting``, or the ``held`` of one worker;
+* a worker holds tasks in the order in which they were sent, numbered without a gap;
+* ``submitted == len(waiting) + held by all workers + ended``.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+WAITING, SENT, ENDED = range(3)
+
+# How a task can end.
+DONE, FAILED, LOST, CANCELLED, TIMEOUT = "done", "failed", "lost", "cancelled", "timeout"
+ENDS = (DONE, FAILED, LOST, CANCELLED, TIMEOUT)
+
+
+class Task:
+    """What the ledger owns: one apply, or one chunk of a map.
+
+    Attributes:
+        id: Unique in the pool, in the order of submission.
+        job: The user's call that it belongs to; told of the end.
+        index: Its place in the job.
+        items: How many calls of the user's function it holds.
+        call: The number of the callable, 0 when the callable travels in the payload.
+        kind: How to call it (``wire.APPLY`` and so on, with flags).
+        size: The length of the pickled arguments, in bytes.
+        payload: The pickled arguments: bytes, or a ``payload.Parcel`` in shared memory.
+        submitted_ns: ``time.monotonic_ns()`` of the submission.
+        attempts: How often it was begun by a worker that is known to have begun it.
+        seq: Its number among the tasks of the worker that holds it.
+        holder: The ``Held`` of that worker, None while it waits and after its end.
+        state: WAITING, SENT or ENDED.
+    """
+
+    __slots__ = (
+        "attempts",
+        "call",
+        "holder",
+        "id",
+        "index",
+        "items",
+        "job",
+        "kind",
+        "payload",
+        "seq",
+        "size",
+        "state",
+        "submitted_ns",
+    )
+
+    def __init__(
+        self,
+        id: int,
+        job: Any,
+        index: int,
+        items: int,
+        call: int,
+        kind: int,
+        payload: Any,
+        submitted_ns: int,
+    ) -> None:
+        self.id = id
+        self.job = job
+        self.index = index
+        self.items = items
+        self.call = call
+        self.kind = kind
+        self.payload = payload
+        self.size = len(payload)
+        self.submitted_ns = submitted_ns
+        self.attempts = 0
+        self.seq = -1
+        self.holder: Held | None = None
+        self.state = WAITING
+
+
+class Held:
+    """The tasks that one worker holds, in the order of sending, by id."""
+
+    __slots__ = ("next_seq", "tasks")
+
+    def __init__(self) -> None:
+        self.tasks: dict[int, Task] = {}
+        self.next_seq = 0
+
+    def __len__(self) -> int:
+        return len(self.tasks)
+
+
+class Ledger:
+    """Tasks that have not ended, and counters of those that have."""
+
+    def __init__(self) -> None:
+        self.waiting: deque[Task] = deque()
+        self.holders: list[Held] = []
+        self.submitted = 0
+        self.ended = dict.fromkeys(ENDS, 0)
+
+    def join(self) -> Held:
+        """Add a worker and return what it holds: nothing yet."""
+        held = Held()
+        self.holders.append(held)
+        return held
+
+    def submit(self, task: Task) -> None:
+        """Take a new task in."""
+        self.submitted += 1
+        self.waiting.append(task)
+
+    def next_waiting(self) -> Task | None:
+        """Return the task that is to be sent next, or None."""
+        waiting = self.waiting
+        while waiting:
+            if waiting[0].state == WAITING:
+                return waiting[0]
+            waiting.popleft()  # it was cancelled where it stood
+        return None
+
+    def send(self, held: Held) -> Task:
+        """Hand the next waiting task to a worker. Call ``next_waiting`` first."""
+        task = self.waiting.popleft()
+        task.state = SENT
+        task.holder = held
+        task.seq = held.next_seq
+        held.next_seq += 1
+        held.tasks[task.id] = task
+        return task
+
+    def unsend(self, held: Held, tasks: list[Task]) -> None:
+        """Undo ``send`` for the last tasks that a worker was given: its channel was full."""
+        for task in reversed(tasks):
+            self._return(held, task)
+        held.next_seq -= len(tasks)
+
+    def end(self, held: Held, task_id: int, how: str) -> Task | None:
+        """Note the end that a worker told; None if that task is not (any more) the worker's."""
+        task = held.tasks.pop(task_id, None)
+        if task is not None:
+            task.state = ENDED
+            task.holder = None
+            self.ended[how] += 1
+        return task
+
+    def end_here(self, task: Task, how: str) -> bool:
+        """Note an end that the parent decided (cancelled, lost, could not be sent).
+
+        Returns False if the task had ended before.
+        """
+        if task.state == ENDED:
+            return False
+        if task.holder is not None:
+            del task.holder.tasks[task.id]
+        task.state = ENDED
+        task.holder = None
+        self.ended[how] += 1
+        return True
+
+    def take_back(self, held: Held, tasks: Iterable[Task]) -> int:
+        """Let tasks wait again that the worker is known never to begin; they go first."""
+        back = [task for task in tasks if task.holder is held]
+        for task in reversed(back):
+            self._return(held, task)
+        return len(back)
+
+    def bury(self, held: Held, has_begun: Callable[[Task], bool]) -> list[Task]:
+        """Take a dead worker out.
+
+        Returns the tasks that it had begun, which are still to be ended or retried (``retry``) by
+        the caller; the others wait again, first in line.
+        """
+        begun: list[Task] = []
+        unbegun: list[Task] = []
+        for task in held.tasks.values():
+            (begun if has_begun(task) else unbegun).append(task)
+        for task in begun:
+            task.attempts += 1
+        self.take_back(held, unbegun)
+        self.holders.remove(held)
+        return begun
+
+    def retry(self, held: Held, task: Task) -> None:
+        """Let a task that was lost with its worker wait again."""
+        self._return(held, task)
+
+    def unended(self) -> Iterator[Task]:
+        """Yield the tasks that have not ended: the sent ones first."""
+        for held in list(self.holders):
+            yield from list(held.tasks.values())
+        yield from [task for task in list(self.waiting) if task.state == WAITING]
+
+    @property
+    def open(self) -> int:
+        """How many tasks have not ended."""
+        return self.submitted - sum(self.ended.values())
+
+    @property
+    def sent(self) -> int:
+        """How many tasks are with workers."""
+        return sum(len(held) for held in list(self.holders))
+
+    def check(self) -> None:
+        """Raise AssertionError with the story if an invariant does not hold. For tests."""
+        waiting = [task for task in self.waiting if task.state == WAITING]
+        places: dict[int, str] = {}
+        for task in waiting:
+            _require(task.id not in places, f"task {task.id} waits twice")
+            _require(task.holder is None, f"task {task.id} waits and is held")
+            places[task.id] = "waiting"
+        for number, held in enumerate(self.holders):
+            seqs = [task.seq for task in held.tasks.values()]
+            _require(seqs == sorted(seqs), f"worker {number} holds out of order: {seqs}")
+            _require(all(s < held.next_seq for s in seqs), f"worker {number}: {seqs}")
+            for task in held.tasks.values():
+                _require(task.id not in places, f"task {task.id}: {places.get(task.id)} and held")
+                _require(task.holder is held and task.state == SENT, f"task {task.id} is astray")
+                places[task.id] = f"worker {number}"
+        _require(
+            self.open == len(places),
+            f"{self.submitted} submitted, {self.ended} ended, {len(places)} open",
+        )
+
+    def _return(self, held: Held, task: Task) -> None:
+        del held.tasks[task.id]
+        task.state = WAITING
+        task.holder = None
+        task.seq = -1
+        self.waiting.appendleft(task)
+
+
+def _require(holds: bool, story: str) -> None:
+    if not holds:
+        raise AssertionError(story)

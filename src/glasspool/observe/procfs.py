@@ -1,0 +1,383 @@
+"""What the operating system says of processes and threads, quickly and without a promise.
+
+On Linux this reads ``/proc``: files of a few hundred bytes, opened and read without buffering, as
+a roster reads several for each thread. Elsewhere ``psutil`` answers what it can. A process or
+thread may end between two reads: it is then left out, or None. Nothing in here raises for that.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    import psutil
+
+_Answer = TypeVar("_Answer")
+
+HAS_PROC = sys.platform == "linux" and os.path.exists("/proc/self/task")
+"""Whether the system tells of threads under ``/proc``."""
+
+COMM_BYTES = 15
+"""How long a thread's name may be for Linux (``TASK_COMM_LEN`` less the final zero)."""
+
+_TICKS_PER_S = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
+
+# Fields of /proc/PID/stat after the name, counted from the state (field 3 of proc(5)) as 0.
+_PPID, _UTIME, _STIME, _STARTTIME, _RSS = 1, 11, 12, 19, 21
+
+_STATES = {
+    "R": "running",
+    "S": "sleeping",
+    "D": "waiting on disk",
+    "T": "stopped",
+    "t": "stopped by a debugger",
+    "Z": "ended",
+    "X": "ended",
+    "I": "idle",
+}
+
+# The kernel function that a thread sleeps in, by how its name begins.
+_WCHANS = (
+    ("futex", "futex"),
+    ("anon_pipe_read", "pipe read"),
+    ("pipe_read", "pipe read"),
+    ("pipe_wait", "pipe"),
+    ("anon_pipe_write", "pipe write"),
+    ("pipe_write", "pipe write"),
+    ("poll_schedule", "poll"),
+    ("do_poll", "poll"),
+    ("do_sys_poll", "poll"),
+    ("do_select", "select"),
+    ("ep_poll", "epoll"),
+    ("do_epoll", "epoll"),
+    ("hrtimer_nanosleep", "nanosleep"),
+    ("do_nanosleep", "nanosleep"),
+    ("do_wait", "wait for a child"),
+    ("do_sigtimedwait", "wait for a signal"),
+    ("unix_stream", "socket read"),
+    ("unix_dgram", "socket read"),
+    ("unix_wait_for_peer", "socket write"),
+    ("__skb_wait", "socket read"),
+    ("sk_wait_data", "socket read"),
+    ("wait_woken", "socket read"),
+    ("inet_csk_accept", "accept"),
+)
+
+# System calls in which threads rest, by number: used where the kernel hides the function.
+_SYSCALLS: dict[str, dict[int, str]] = {
+    "x86_64": {
+        0: "read", 1: "write", 7: "poll", 23: "select", 34: "pause", 35: "nanosleep",
+        43: "accept", 44: "socket write", 45: "socket read", 46: "socket write",
+        47: "socket read", 61: "wait for a child", 73: "file lock", 128: "wait for a signal",
+        202: "futex", 220: "semaphore", 230: "nanosleep", 232: "epoll",
+        247: "wait for a child", 270: "select", 271: "poll", 281: "epoll", 288: "accept",
+    },
+    "aarch64": {
+        63: "read", 64: "write", 72: "select", 73: "poll", 22: "epoll", 95: "wait for a child",
+        98: "futex", 101: "nanosleep", 115: "nanosleep", 137: "wait for a signal",
+        192: "semaphore", 202: "accept", 206: "socket write", 207: "socket read",
+        211: "socket write", 212: "socket read", 242: "accept", 260: "wait for a child",
+    },
+}  # fmt: skip
+_PSUTIL_STATES = {
+    "running": "R", "sleeping": "S", "disk-sleep": "D", "stopped": "T", "zombie": "Z",
+}  # fmt: skip
+_SYSCALL_NAMES = _SYSCALLS.get(platform.machine(), {})
+
+
+@dataclass(frozen=True, slots=True)
+class OsThread:
+    """One thread, as the kernel sees it.
+
+    ``state`` is the kernel's letter. ``wchan`` names the kernel function that it sleeps in;
+    ``syscall`` is the number of the system call that it is in and ``syscall_args`` its arguments.
+    Both are empty for a thread that runs, and where the system does not permit to read them.
+    """
+
+    pid: int
+    tid: int
+    name: str
+    state: str
+    cpu_s: float
+    start_ticks: int
+    wchan: str | None = None
+    syscall: int | None = None
+    syscall_args: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class OsProcess:
+    """One process, as the kernel sees it. ``cpu_s`` counts all of its threads, ended ones too."""
+
+    pid: int
+    name: str
+    cmdline: tuple[str, ...]
+    ppid: int
+    state: str
+    start_ticks: int
+    started_at: float
+    rss_bytes: int
+    cpu_s: float
+    uid: int | None
+
+
+def thread_ids(pid: int) -> tuple[int, ...]:
+    """List the thread ids of a process, in order; nothing if it has ended."""
+    if HAS_PROC:
+        try:
+            return tuple(sorted(map(int, os.listdir(f"/proc/{pid}/task"))))
+        except OSError:
+            return ()
+    return _ask_psutil(pid, lambda p: tuple(sorted(t.id for t in p.threads()))) or ()
+
+
+def thread(pid: int, tid: int) -> OsThread | None:
+    """Tell of one thread, or None if there is no such thread (any more)."""
+    if not HAS_PROC:
+        return _psutil_thread(pid, tid)
+    folder = f"/proc/{pid}/task/{tid}/"
+    stat = _stat(folder + "stat")
+    if stat is None:
+        return None
+    name, fields = stat
+    state = fields[0].decode()
+    wchan, syscall, args = _sleeps_in(folder) if state in "SD" else (None, None, ())
+    return OsThread(
+        pid=pid,
+        tid=tid,
+        name=name,
+        state=state,
+        cpu_s=_thread_cpu_s(folder, fields),
+        start_ticks=int(fields[_STARTTIME]),
+        wchan=wchan,
+        syscall=syscall,
+        syscall_args=args,
+    )
+
+
+def process(pid: int) -> OsProcess | None:
+    """Tell of one process, or None if there is no such process (any more)."""
+    if not HAS_PROC:
+        return _psutil_process(pid)
+    stat = _stat(f"/proc/{pid}/stat")
+    if stat is None:
+        return None
+    name, fields = stat
+    ticks = int(fields[_STARTTIME])
+    return OsProcess(
+        pid=pid,
+        name=name,
+        cmdline=_cmdline(pid),
+        ppid=int(fields[_PPID]),
+        state=fields[0].decode(),
+        start_ticks=ticks,
+        started_at=_epoch_of_boot() + ticks / _TICKS_PER_S,
+        rss_bytes=int(fields[_RSS]) * _PAGE_BYTES,
+        cpu_s=(int(fields[_UTIME]) + int(fields[_STIME])) / _TICKS_PER_S,
+        uid=_uid(pid),
+    )
+
+
+def children(pid: int) -> tuple[int, ...]:
+    """List the child processes of a process, in order of their pids."""
+    if HAS_PROC:
+        return tuple(sorted(_listed_children(pid)))
+    return _ask_psutil(pid, lambda p: tuple(sorted(c.pid for c in p.children()))) or ()
+
+
+def children_of_thread(pid: int, tid: int) -> tuple[int, ...]:
+    """List the living children that one thread of a process has started, where Linux tells.
+
+    Children of a thread that has ended are counted as another thread's.
+    """
+    try:
+        with open(f"/proc/{pid}/task/{tid}/children", "rb") as listing:
+            return tuple(map(int, listing.read().split()))
+    except OSError:
+        return ()
+
+
+def boot_id() -> str:
+    """Return a text that changes with each start of the system."""
+    if HAS_PROC:
+        told = _read("/proc/sys/kernel/random/boot_id")
+        if told:
+            return told.decode().strip()
+    import psutil
+
+    return f"boot-{psutil.boot_time():.0f}"
+
+
+def start_ticks(pid: int) -> int | None:
+    """Return when a process began, in clock ticks since boot: with the pid it names it for good."""
+    if HAS_PROC:
+        stat = _stat(f"/proc/{pid}/stat")
+        return int(stat[1][_STARTTIME]) if stat else None
+    found = _psutil_process(pid)
+    return found.start_ticks if found else None
+
+
+def state_words(os_thread: OsThread) -> str:
+    """Say in words what the kernel says of a thread, for example ``sleeping in futex``."""
+    if os_thread.state == "?":
+        return "unknown (this system does not tell)"
+    words = _STATES.get(os_thread.state, f"in kernel state {os_thread.state}")
+    if os_thread.state != "S":
+        return words
+    place = sleeps_in(os_thread)
+    return f"sleeping in {place}" if place else words
+
+
+def sleeps_in(os_thread: OsThread) -> str | None:
+    """Name what a thread sleeps in (``futex``, ``pipe read``, ``poll``), or None if not known."""
+    wchan = os_thread.wchan
+    if wchan:
+        for start, word in _WCHANS:
+            if wchan.startswith(start):
+                return word
+    if os_thread.syscall is not None:
+        return _SYSCALL_NAMES.get(os_thread.syscall, wchan)
+    return wchan
+
+
+def name_thread(native_id: int, name: str, pid: int | None = None) -> None:
+    """Give a thread of this process a name for the operating system, cut to 15 bytes.
+
+    Linux lets a process name only its own threads: for another pid, for a thread that has ended,
+    and on other systems this does nothing.
+    """
+    if not HAS_PROC:
+        return
+    cut = name.encode()[:COMM_BYTES].decode(errors="ignore").encode()
+    owner = "self" if pid is None else str(pid)
+    with contextlib.suppress(OSError):
+        comm = os.open(f"/proc/{owner}/task/{native_id}/comm", os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.write(comm, cut)
+        finally:
+            os.close(comm)
+
+
+def _read(path: str) -> bytes | None:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        return os.read(descriptor, 4096)
+    except OSError:
+        return None
+    finally:
+        os.close(descriptor)
+
+
+def _stat(path: str) -> tuple[str, list[bytes]] | None:
+    """Split a stat file into the name and the fields after it (the name may hold anything)."""
+    text = _read(path)
+    if not text:
+        return None
+    head, _, tail = text.rpartition(b") ")
+    fields = tail.split()
+    if len(fields) <= _RSS:
+        return None
+    return head.partition(b" (")[2].decode(errors="replace"), fields
+
+
+def _thread_cpu_s(folder: str, fields: list[bytes]) -> float:
+    # schedstat counts nanoseconds, stat only ticks of 10 ms; not every kernel has schedstat.
+    precise = _read(folder + "schedstat")
+    if precise:
+        return int(precise.split(None, 1)[0]) / 1e9
+    return (int(fields[_UTIME]) + int(fields[_STIME])) / _TICKS_PER_S
+
+
+def _sleeps_in(folder: str) -> tuple[str | None, int | None, tuple[int, ...]]:
+    wchan = (_read(folder + "wchan") or b"").decode(errors="replace").strip()
+    words = (_read(folder + "syscall") or b"").split()
+    # "running" and "-1 SP PC" stand for a thread that is in no system call.
+    if len(words) < 7 or words[0].startswith(b"-"):
+        return (wchan if wchan not in ("", "0") else None), None, ()
+    args = tuple(int(word, 16) for word in words[1:7])
+    return (wchan if wchan not in ("", "0") else None), int(words[0]), args
+
+
+def _cmdline(pid: int) -> tuple[str, ...]:
+    text = _read(f"/proc/{pid}/cmdline")
+    if not text:
+        return ()
+    return tuple(part.decode(errors="replace") for part in text.rstrip(b"\0").split(b"\0"))
+
+
+def _uid(pid: int) -> int | None:
+    # Not the owner of the folder: that is root for a process that made itself non-dumpable.
+    text = _read(f"/proc/{pid}/status") or b""
+    _, found, rest = text.partition(b"\nUid:")
+    return int(rest.split(None, 1)[0]) if found else None
+
+
+def _epoch_of_boot() -> float:
+    return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def _listed_children(pid: int) -> Iterator[int]:
+    if not os.path.exists(f"/proc/{pid}/task/{pid}/children"):
+        yield from _searched_children(pid)
+        return
+    for tid in thread_ids(pid):
+        yield from children_of_thread(pid, tid)
+
+
+def _searched_children(pid: int) -> Iterator[int]:
+    # A kernel without CONFIG_PROC_CHILDREN: ask every process for its parent.
+    for entry in os.listdir("/proc"):
+        stat = _stat(f"/proc/{entry}/stat") if entry.isdigit() else None
+        if stat and int(stat[1][_PPID]) == pid:
+            yield int(entry)
+
+
+def _ask_psutil(pid: int, question: Callable[[psutil.Process], _Answer]) -> _Answer | None:
+    """Put a question to psutil; None where the process has ended or may not be asked."""
+    import psutil
+
+    try:
+        return question(psutil.Process(pid))
+    except (psutil.Error, OSError):
+        return None
+
+
+def _psutil_thread(pid: int, tid: int) -> OsThread | None:
+    for told in _ask_psutil(pid, lambda p: p.threads()) or ():
+        if told.id == tid:
+            cpu_s = told.user_time + told.system_time
+            return OsThread(pid, tid, "", "?", cpu_s, 0)
+    return None
+
+
+def _psutil_process(pid: int) -> OsProcess | None:
+    return _ask_psutil(pid, _told_by_psutil)
+
+
+def _told_by_psutil(found: psutil.Process) -> OsProcess:
+    with found.oneshot():
+        made_at = found.create_time()
+        times = found.cpu_times()
+        return OsProcess(
+            pid=found.pid,
+            name=found.name(),
+            cmdline=tuple(found.cmdline()),
+            ppid=found.ppid(),
+            state=_PSUTIL_STATES.get(found.status(), "?"),
+            start_ticks=int(made_at * _TICKS_PER_S),
+            started_at=made_at,
+            rss_bytes=found.memory_info().rss,
+            cpu_s=times.user + times.system,
+            uid=found.uids().real if hasattr(found, "uids") else None,
+        )

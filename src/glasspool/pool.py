@@ -1,0 +1,472 @@
+"""``Pool``: the arguments and the behaviour of ``multiprocessing.Pool``.
+
+No thread and no process is started here; that is the engine's. What this module owns is the translation
+of the user's calls into tasks, and the life cycle as the user sees it: running, closed, terminated.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import multiprocessing.pool
+import os
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from multiprocessing import util
+from multiprocessing.context import BaseContext
+from multiprocessing.process import BaseProcess
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from glasspool import registry
+from glasspool.engines.local import payload, wire
+from glasspool.engines.local.engine import LocalEngine, Plan
+from glasspool.errors import EngineUnavailable, GlasspoolError
+from glasspool.feeding import Feed, feed_here, feed_imap
+from glasspool.ledger import Task
+from glasspool.processors import usable_processors
+from glasspool.results import AsyncResult, IMapIterator, MapResult, wait_as_caller
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from glasspool.snapshot import Snapshot, ThreadInfo
+
+T = TypeVar("T")
+P = TypeVar("P", bound="Pool")
+
+RUN, CLOSE, TERMINATE = "RUN", "CLOSE", "TERMINATE"
+EXIT_LIMIT_S = 5.0
+ENGINES = ("local",)
+
+
+class Pool(multiprocessing.pool.Pool):
+    """A process pool with the interface of ``multiprocessing.Pool``, that you can see into.
+
+    Args:
+        processes: How many workers. By default the processors that this process may really use, by
+            affinity and by the quota of its cgroup.
+        initializer: Called once in each worker, in its main thread, before its first task.
+        initargs: The initializer's arguments.
+        maxtasksperchild: A worker is replaced after so many tasks (an apply, or a chunk of a map).
+        context: A multiprocessing context; it decides on the start method.
+        name: The pool's name, ``glasspool-1`` and so on by default. Two pools never share one.
+        engine: Where workers live: ``"local"``.
+
+    Raises:
+        ValueError: ``processes`` below 1, or ``maxtasksperchild`` no positive integer.
+        TypeError: The initializer cannot be called.
+        EngineUnavailable: There is no such engine.
+        OSError: The workers cannot be started.
+
+    The constructor returns when all workers have a process; their initializers run meanwhile. All
+    methods may be called from any thread.
+    """
+
+    def __init__(
+        self,
+        processes: int | None = None,
+        initializer: Callable[..., object] | None = None,
+        initargs: Iterable[Any] = (),
+        maxtasksperchild: int | None = None,
+        context: BaseContext | None = None,
+        *,
+        name: str | None = None,
+        engine: str = "local",
+    ) -> None:
+        self._state = "INIT"
+        self._pid = os.getpid()
+        size = self._size(processes)
+        _check_arguments(initializer, maxtasksperchild, engine)
+        self._ctx = context if context is not None else multiprocessing.get_context()
+        where = registry.caller_place()
+        self._name, number = registry.new_name(name)
+        plan = Plan(
+            name=self._name,
+            number=number,
+            size=size,
+            maxtasksperchild=maxtasksperchild,
+            context=self._ctx,
+            make_process=self.Process,
+            initializer=initializer,
+            initargs=tuple(initargs),
+            made_at=f"{where[0]}:{where[1]}",
+        )
+        self._processes = size
+        self._initializer = initializer
+        self._initargs = plan.initargs
+        self._maxtasksperchild = maxtasksperchild
+        try:
+            self._engine = _start_engine(plan, where)
+        except BaseException:
+            registry.free_name(self._name)
+            raise
+        registry.add(self, self._engine)
+        # At interpreter exit only; a pool that is dropped before is ended by __del__.
+        self._finalizer = util.Finalize(
+            None, _end_at_exit, args=(self._engine,), exitpriority=15
+        )
+        self._state = RUN
+
+    @staticmethod
+    def _size(processes: int | None) -> int:
+        if processes is None:
+            return usable_processors()
+        if not isinstance(processes, int):
+            raise TypeError(f"processes must be an integer or None, not {processes!r}")
+        if processes < 1:
+            raise ValueError(f"Number of processes must be at least 1, not {processes}")
+        return processes
+
+    # Calls ----------------------------------------------------------------------------------------
+
+    def apply(
+        self, func: Callable[..., T], args: Iterable[Any] = (), kwds: Mapping[str, Any] = {}
+    ) -> T:
+        """Call ``func(*args, **kwds)`` in a worker, wait for it, and return its value.
+
+        Raises:
+            Exception: What ``func`` raised; also as ``AsyncResult.get`` does.
+        """
+        return self.apply_async(func, args, kwds).get()
+
+    def apply_async(  # type: ignore[override]
+        self,
+        func: Callable[..., T],
+        args: Iterable[Any] = (),
+        kwds: Mapping[str, Any] = {},
+        callback: Callable[[T], object] | None = None,
+        error_callback: Callable[[BaseException], object] | None = None,
+    ) -> AsyncResult[T]:
+        """Have ``func(*args, **kwds)`` called in a worker; return at once.
+
+        The arguments are pickled before this returns; if they cannot be, ``get`` raises the error.
+        The callbacks run on the pool's callback thread, in the order in which tasks end.
+
+        Raises:
+            ValueError: The pool is not running.
+        """
+        self._check_running()
+        engine = self._engine
+        result: AsyncResult[T] = AsyncResult(self, engine, callback, error_callback)
+        number, kind, body = 0, wire.APPLY, b""
+        failure: Exception | None = None
+        try:
+            known = engine.callables.by_reference(func)
+            value: Any = args
+            if kwds:
+                value, kind = (args, kwds), wire.APPLY | wire.KEYWORDS
+            if known is None:
+                value, kind = (func, value), kind | wire.INLINE
+            else:
+                number = known.number
+            packed, by_value = payload.dump_any(value)
+            if by_value:
+                kind |= wire.BY_VALUE
+            if type(packed) is not bytes:
+                kind |= wire.SEGMENT
+            body = packed  # type: ignore[assignment]
+        except Exception as error:
+            failure = error
+        task = Task(engine.next_id(), result, 0, 1, number, kind, body, time.monotonic_ns())
+        result._task = task
+        if not number:
+            result._function = payload.callable_name(func)
+        if failure is not None:
+            engine.submit_failed(task, failure)
+        else:
+            engine.submit(task)
+        return result
+
+    def map(
+        self, func: Callable[[Any], T], iterable: Iterable[Any], chunksize: int | None = None
+    ) -> list[T]:
+        """Call ``func`` for each item in the workers, wait, and return the values in order.
+
+        Raises:
+            Exception: What ``func`` raised for the first item that failed.
+        """
+        return self._map(func, iterable, False, chunksize, sync=True).get()
+
+    def map_async(  # type: ignore[override]
+        self,
+        func: Callable[[Any], T],
+        iterable: Iterable[Any],
+        chunksize: int | None = None,
+        callback: Callable[[list[T]], object] | None = None,
+        error_callback: Callable[[BaseException], object] | None = None,
+    ) -> MapResult[T]:
+        """Have ``func`` called for each item; return at once."""
+        return self._map(func, iterable, False, chunksize, callback, error_callback)
+
+    def starmap(
+        self,
+        func: Callable[..., T],
+        iterable: Iterable[Iterable[Any]],
+        chunksize: int | None = None,
+    ) -> list[T]:
+        """Like ``map``, for items that are each unpacked into arguments."""
+        return self._map(func, iterable, True, chunksize, sync=True).get()
+
+    def starmap_async(  # type: ignore[override]
+        self,
+        func: Callable[..., T],
+        iterable: Iterable[Iterable[Any]],
+        chunksize: int | None = None,
+        callback: Callable[[list[T]], object] | None = None,
+        error_callback: Callable[[BaseException], object] | None = None,
+    ) -> MapResult[T]:
+        """Like ``map_async``, for items that are each unpacked into arguments."""
+        return self._map(func, iterable, True, chunksize, callback, error_callback)
+
+    def imap(  # type: ignore[override]
+        self, func: Callable[[Any], T], iterable: Iterable[Any], chunksize: int = 1
+    ) -> IMapIterator[T]:
+        """Return an iterator over the values, in the order of the items.
+
+        The iterable runs on a thread of the pool (role ``iterable``), ahead of the reader.
+        """
+        return self._imap(func, iterable, chunksize, ordered=True)
+
+    def imap_unordered(  # type: ignore[override]
+        self, func: Callable[[Any], T], iterable: Iterable[Any], chunksize: int = 1
+    ) -> IMapIterator[T]:
+        """Return an iterator over the values, in the order in which they arrive."""
+        return self._imap(func, iterable, chunksize, ordered=False)
+
+    def _map(
+        self,
+        func: Callable[..., T],
+        iterable: Iterable[Any],
+        star: bool,
+        chunksize: int | None,
+        callback: Callable[[list[T]], object] | None = None,
+        error_callback: Callable[[BaseException], object] | None = None,
+        sync: bool = False,
+    ) -> MapResult[T]:
+        self._check_running()
+        items: Any = iterable if hasattr(iterable, "__len__") else list(iterable)
+        length = len(items)
+        if chunksize is None:
+            chunksize = -(-length // (self._processes * 4)) or 1
+        _check_chunksize(chunksize)
+        engine = self._engine
+        single = chunksize == 1 and not star
+        values = iter(items)
+        job: MapResult[T] = MapResult(
+            self, engine, callback, error_callback, length, chunksize, single
+        )
+        if not length:
+            return job
+        mode = wire.SINGLE if single else (wire.STARCHUNK if star else wire.CHUNK)
+        try:
+            known = engine.callables.for_job(func)
+        except Exception as error:
+            raised = error
+            engine.collector.mailbox.put(lambda: job.abort(raised))
+            return job
+        if known.for_one_job:
+            job._release = known.number
+        feed_here(Feed(engine, job, known, mode, values, chunksize), sync)
+        return job
+
+    def _imap(
+        self, func: Callable[[Any], T], iterable: Iterable[Any], chunksize: int, ordered: bool
+    ) -> IMapIterator[T]:
+        self._check_running()
+        _check_chunksize(chunksize)
+        engine = self._engine
+        values = iter(iterable)
+        job: IMapIterator[T] = IMapIterator(self, engine, ordered, chunked=chunksize > 1)
+        try:
+            known = engine.callables.for_job(func)
+        except Exception as error:
+            raised = error
+            engine.collector.mailbox.put(lambda: job.abort(raised))
+            return job
+        if known.for_one_job:
+            job._release = known.number
+        mode = wire.SINGLE if chunksize == 1 else wire.CHUNK
+        feed_imap(Feed(engine, job, known, mode, values, chunksize))
+        return job
+
+    # Life -----------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Take no more calls; the workers leave when all work is done. Does not wait."""
+        if self._state == RUN:
+            self._state = CLOSE
+            self._engine.close()
+
+    def terminate(self) -> None:
+        """End the workers now; calls that have not ended end with ``TaskCancelled``.
+
+        Returns when the workers are gone, within some seconds even if they resist.
+        """
+        if self._pid != os.getpid():
+            return
+        self._state = TERMINATE
+        self._engine.terminate()
+        self._engine.done.wait(EXIT_LIMIT_S)
+        self._finalizer.cancel()
+
+    def join(self) -> None:
+        """Wait until the workers have left and the last callback has run.
+
+        Raises:
+            ValueError: The pool has not been closed or terminated.
+        """
+        if self._state == RUN:
+            raise ValueError("Pool is still running")
+        self._check_owner()
+        wait_as_caller(self._engine, self._engine.done, None, "waiting in join()")
+        self._engine.join_callbacks()
+        self._finalizer.cancel()
+
+    def __enter__(self: P) -> P:
+        self._check_running()
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_val: BaseException | None,
+        exc_tb: TracebackType | None,
+    ) -> None:
+        self.terminate()
+
+    def __del__(self) -> None:
+        # Any thread, any moment: no lock, no wait.
+        if getattr(self, "_state", "INIT") == "INIT" or self._pid != os.getpid():
+            return
+        if self._state == RUN and not sys.is_finalizing():
+            warnings.warn(
+                f"unclosed running multiprocessing pool {self!r}",
+                ResourceWarning,
+                source=self,
+                stacklevel=2,
+            )
+        if self._state != CLOSE and not self._engine.done.is_set():
+            self._engine.terminate("the pool was dropped")
+        self._finalizer.cancel()
+
+    def __reduce__(self) -> Any:
+        raise NotImplementedError("pool objects cannot be passed between processes or pickled")
+
+    def __repr__(self) -> str:
+        cls = type(self)
+        return (
+            f"<{cls.__module__}.{cls.__qualname__} state={self._state} "
+            f"pool_size={len(self._pool)}>"
+        )
+
+    def _check_owner(self) -> None:
+        if self._pid != os.getpid():
+            raise GlasspoolError(
+                f"the pool {self._name} belongs to process {self._pid}, this is a fork of it "
+                f"({os.getpid()}); make a pool of its own here."
+            )
+
+    def _check_running(self) -> None:
+        if self._state != RUN:
+            raise ValueError("Pool not running")
+        if self._pid != os.getpid():
+            self._check_owner()
+
+    # Seeing ---------------------------------------------------------------------------------------
+
+    @property
+    def name(self) -> str:
+        """The pool's name, which its threads and files carry."""
+        return self._name
+
+    def inspect(self, stacks: bool = False) -> Snapshot:
+        """Return a picture of every process and thread of the pool, and of its open tasks.
+
+        Args:
+            stacks: Also the stack of every Python thread. Each worker is asked by a signal, and
+                answers between two bytecodes of its main thread; one that does not answer in time
+                (it is inside a C call) is shown without a stack, and with the reason.
+
+        Does not stop the pool; blocks for some milliseconds, at most about a quarter of a second.
+        """
+        from glasspool.observe import roster
+
+        self._check_owner()
+        return roster.snapshot((self._engine,), stacks=stacks)
+
+    def threads(self) -> tuple[ThreadInfo, ...]:
+        """Return every thread of every process of the pool, with its roles, state and task."""
+        return self.inspect().threads
+
+    def stats(self) -> dict[str, int]:
+        """Return counters of tasks and workers, without asking anybody.
+
+        A task is an apply, or a chunk of a map. ``waiting`` and ``sent`` have not ended, ``running``
+        of these have begun; ``done``, ``failed``, ``lost``, ``cancelled`` and ``timeout`` have.
+        """
+        from glasspool.observe import roster
+
+        return roster.stats(self._engine)
+
+    # What programs look at ------------------------------------------------------------------------
+
+    @property
+    def _pool(self) -> list[BaseProcess]:
+        return self._engine.processes()
+
+    @property
+    def _cache(self) -> dict[int, Any]:
+        """The jobs that have not ended, by number."""
+        collector = self._engine.collector
+        jobs = {task.job.job_id: task.job for task in collector.ledger.unended()}
+        jobs.update((job.job_id, job) for job in list(collector.feeds))
+        for item in list(collector.mailbox.items):
+            for task in item if isinstance(item, list) else [item]:
+                if isinstance(task, Task):
+                    jobs[task.job.job_id] = task.job
+        return jobs
+
+
+def _start_engine(plan: Plan, where: tuple[str, int]) -> LocalEngine:
+    from glasspool.observe import roster
+
+    engine = LocalEngine(plan)
+    engine.answerer = roster.answer
+    try:
+        if engine.start_method == "fork":
+            with registry.forking(where):
+                engine.prepare()
+        else:
+            engine.prepare()
+    except BaseException:
+        engine.discard()
+        raise
+    engine.start()
+    return engine
+
+
+def _check_arguments(initializer: object, maxtasksperchild: object, engine: object) -> None:
+    if initializer is not None and not callable(initializer):
+        raise TypeError(f"initializer must be a callable, not {type(initializer).__name__}")
+    if maxtasksperchild is not None and (
+        not isinstance(maxtasksperchild, int) or maxtasksperchild <= 0
+    ):
+        raise ValueError(
+            f"maxtasksperchild must be a positive int or None, not {maxtasksperchild!r}"
+        )
+    if engine not in ENGINES:
+        raise EngineUnavailable(f"there is no engine {engine!r}; there is: {', '.join(ENGINES)}")
+
+
+def _check_chunksize(chunksize: object) -> None:
+    if not isinstance(chunksize, int):
+        raise TypeError(f"chunksize must be an integer, not {chunksize!r}")
+    if chunksize < 1:
+        raise ValueError(f"Chunksize must be 1+, not {chunksize}")
+
+
+def _end_at_exit(engine: LocalEngine) -> None:
+    """End a pool that the program left running; called as the interpreter exits."""
+    engine.terminate("the program ended")
+    engine.done.wait(EXIT_LIMIT_S)

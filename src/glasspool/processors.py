@@ -1,0 +1,64 @@
+"""How many processors this process may really use."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+
+
+def usable_processors() -> int:
+    """Return how many processors this process may use: by affinity, and by the quota of its cgroup.
+
+    The quota is rounded up. At least 1. Sources: ``sched_getaffinity(2)``; the kernel's cgroup-v2
+    (``cpu.max``) and cgroup-v1 (``cpu.cfs_quota_us``, ``cpu.cfs_period_us``) documents.
+    """
+    if hasattr(os, "sched_getaffinity"):
+        count = len(os.sched_getaffinity(0))
+    else:
+        count = os.cpu_count() or 1
+    quota = _quota()
+    if quota is not None:
+        count = min(count, math.ceil(quota))
+    return max(1, count)
+
+
+def _quota(root: Path = Path("/sys/fs/cgroup"), groups: Path = Path("/proc/self/cgroup")) -> (
+    float | None
+):
+    """Return the smallest quota of this process's cgroup and those above it, in processors."""
+    try:
+        lines = groups.read_text().splitlines()
+    except OSError:
+        return None
+    found = []
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if not controllers:
+            found += [_quota_v2(folder) for folder in _upwards(root, path)]
+        elif "cpu" in controllers.split(","):
+            for base in (root / "cpu", root / "cpu,cpuacct", root):
+                found += [_quota_v1(folder) for folder in _upwards(base, path)]
+    return min((quota for quota in found if quota is not None), default=None)
+
+
+def _upwards(base: Path, path: str) -> list[Path]:
+    folder = base / path.lstrip("/")
+    return [folder, *[parent for parent in folder.parents if parent.is_relative_to(base)]]
+
+
+def _quota_v2(folder: Path) -> float | None:
+    try:
+        quota, period = (folder / "cpu.max").read_text().split()
+        return None if quota == "max" else int(quota) / int(period)
+    except (OSError, ValueError, ZeroDivisionError):
+        return None
+
+
+def _quota_v1(folder: Path) -> float | None:
+    try:
+        quota = int((folder / "cpu.cfs_quota_us").read_text())
+        period = int((folder / "cpu.cfs_period_us").read_text())
+        return quota / period if quota > 0 else None
+    except (OSError, ValueError, ZeroDivisionError):
+        return None

@@ -1,0 +1,197 @@
+"""The pools of this process: their names, their fork, and what a fork of the user's means to them.
+
+Owns: the list of engines that have not ended, and the lock under which pools are made (a pool may fork
+the process, and the helper threads of all other pools stand aside for that).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import sys
+import threading
+import time
+import warnings
+import weakref
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from glasspool.engines.local.engine import LocalEngine
+    from glasspool.pool import Pool
+    from glasspool.snapshot import PoolInfo, TaskInfo
+
+ShutdownHook = Callable[["PoolInfo", tuple["TaskInfo", ...]], None]
+
+_engines: dict[int, LocalEngine] = {}
+_pools: weakref.WeakSet[Pool] = weakref.WeakSet()
+_names: set[str] = set()
+_numbers = itertools.count(1)
+_making = threading.RLock()
+_hooks: list[ShutdownHook] = []
+
+PARK_LIMIT_S = 1.0
+
+
+class ForkWarning(RuntimeWarning):
+    """The process was forked for a pool while threads of the program were running.
+
+    A lock that such a thread held at that moment stays locked in the workers for ever.
+    """
+
+
+def new_name(name: str | None) -> tuple[str, int]:
+    """Return a name that no pool of this process has, and the pool's number.
+
+    Raises:
+        TypeError: The name is no string.
+        ValueError: It is empty, too long, or no good as a part of a file name.
+    """
+    number = next(_numbers)
+    if name is None:
+        name = f"glasspool-{number}"
+    if not isinstance(name, str):
+        raise TypeError(f"name must be a string, not {type(name).__name__}")
+    if not name or len(name) > 64 or "/" in name or "\0" in name or not name.isprintable():
+        raise ValueError(
+            f"name must be 1 to 64 printable characters without a slash, not {name!r}"
+        )
+    base, count = name, 1
+    with _making:
+        while name in _names:
+            count += 1
+            name = f"{base}-{count}"
+        _names.add(name)
+    return name, number
+
+
+def add(pool: Pool, engine: LocalEngine) -> None:
+    """Note a pool that has been made."""
+    engine.on_disposed = _remove
+    engine.on_shutdown = _run_hooks
+    if not engine.done.is_set():
+        _engines[engine.number] = engine
+    _pools.add(pool)
+
+
+def free_name(name: str) -> None:
+    """Let a name be used again."""
+    _names.discard(name)
+
+
+def _remove(engine: LocalEngine) -> None:
+    _engines.pop(engine.number, None)
+    _names.discard(engine.name)
+
+
+def live_pools() -> tuple[Pool, ...]:
+    """Return the pools of this process that have not ended, oldest first."""
+    pools = [pool for pool in list(_pools) if pool._engine.number in _engines]
+    return tuple(sorted(pools, key=lambda pool: pool._engine.number))
+
+
+def live_engines() -> tuple[LocalEngine, ...]:
+    """Return the engines of this process that have not ended, oldest first."""
+    return tuple(engine for _, engine in sorted(_engines.copy().items()))
+
+
+def on_shutdown(hook: ShutdownHook) -> Callable[[], None]:
+    """Have a hook called for each pool just before its workers are stopped.
+
+    It gets the last picture of the pool and its slowest finished tasks, longest first. Returns a
+    function that takes the hook away.
+    """
+    _hooks.append(hook)
+
+    def remove() -> None:
+        with contextlib.suppress(ValueError):
+            _hooks.remove(hook)
+
+    return remove
+
+
+def _run_hooks(engine: LocalEngine) -> None:
+    if _hooks:
+        from glasspool.observe import roster
+
+        picture = roster.describe(engine)
+        slowest = roster.slowest(engine)
+        for hook in list(_hooks):
+            hook(picture, slowest)
+
+
+@contextlib.contextmanager
+def forking(where: tuple[str, int]) -> Iterator[None]:
+    """Let the caller fork this process, with the helper threads of all our pools out of existence.
+
+    Threads of the program itself cannot be stopped; if there are any, one warning names them.
+    """
+    with _making:
+        engines = live_engines()
+        try:
+            gone: list[int] = []
+            for engine in engines:
+                gone += engine.park()
+            _wait_until_gone(gone)
+            _warn_of_threads(where)
+            yield
+        finally:
+            for engine in engines:
+                engine.resume()
+
+
+def _wait_until_gone(native_ids: list[int]) -> None:
+    """Wait until the kernel lists these threads no more: a joined thread may be, for a moment.
+
+    Nothing tells of that, so this looks again and again, for some microseconds as a rule.
+    """
+    deadline = time.monotonic() + PARK_LIMIT_S
+    while native_ids and time.monotonic() < deadline:
+        native_ids = [tid for tid in native_ids if os.path.exists(f"/proc/self/task/{tid}")]
+        if native_ids and hasattr(os, "sched_yield"):
+            os.sched_yield()
+
+
+def _warn_of_threads(where: tuple[str, int]) -> None:
+    me = threading.current_thread()
+    others = [thread.name for thread in threading.enumerate() if thread is not me]
+    if not others:
+        return
+    file, line = where
+    warnings.warn_explicit(
+        "a glasspool pool forks this process while other threads are alive: "
+        f"{', '.join(others)}. A lock that one of them holds now stays locked in the workers. "
+        "Make the pool before you start threads, or pass "
+        "context=multiprocessing.get_context('forkserver').",
+        ForkWarning,
+        file,
+        line,
+    )
+
+
+def caller_place() -> tuple[str, int]:
+    """Return file and line of the user's code that called into the package."""
+    frame = sys._getframe(1)
+    here = os.path.dirname(os.path.abspath(__file__))
+    while frame.f_back is not None:
+        file = frame.f_code.co_filename
+        if not file.startswith(here) and "multiprocessing" not in os.path.dirname(file):
+            return file, frame.f_lineno
+        frame = frame.f_back
+    return frame.f_code.co_filename, frame.f_lineno
+
+
+def _in_child() -> None:
+    """After a fork of the user's: our pools are the parent's business, and foreign here."""
+    global _making
+    _making = threading.RLock()
+    engines = list(_engines.values())
+    _engines.clear()
+    _names.clear()
+    for engine in engines:
+        engine.abandon_in_child()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_in_child)

@@ -1,0 +1,255 @@
+"""Make the standard library's pool names lead to glasspool, and back.
+
+``multiprocessing.Pool`` and ``get_context(...).Pool`` look ``multiprocessing.pool.Pool`` up at each
+call, so putting a class of ours there covers all three. Two other places need care:
+
+* Methods of the standard library's own class, and of ``ThreadPool`` below it, find their siblings
+  through that same name. So our class hands them the standard library's functions, and when it is
+  called to initialise an object that is not one of ours it steps aside.
+* ``multiprocessing.managers`` keeps the class that it found at import, and pickles it by name when
+  a manager is started by spawn; a class that its name no longer leads to cannot be pickled. So the
+  registered class is exchanged too.
+
+*Owns* the names it replaces, the count of installs, and the list of pools that were left alone.
+Threads: none of its own. All of its state changes under ``_lock``.
+"""
+
+from __future__ import annotations
+
+import functools
+import multiprocessing.pool
+import os
+import sys
+import threading
+from abc import ABCMeta
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures.process import ProcessPoolExecutor
+from concurrent.futures.thread import ThreadPoolExecutor
+from dataclasses import dataclass
+from multiprocessing.context import BaseContext
+from multiprocessing.pool import Pool as _StockPool
+from multiprocessing.pool import ThreadPool
+from types import TracebackType
+from typing import Any
+
+from glasspool import pool as _ours
+
+SWITCH = "GLASSPOOL"
+"""The environment variable that switches the replacement off when it is ``0``."""
+
+_TRANSPARENT = frozenset({"glasspool", "multiprocessing", "concurrent", "asyncio", "threading"})
+
+# Re-entrant: a signal handler of the user may make a pool while the main thread records one.
+_lock = threading.RLock()
+_count = 0
+_keep_size = True
+_undo: list[Callable[[], None]] = []
+_left_alone: dict[tuple[str, str | None, str], int] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class LeftAlone:
+    """A pool, or several made at one place, that the replacement did not touch, and why."""
+
+    kind: str
+    made_at: str | None
+    reason: str
+    count: int = 1
+
+
+class Pool(_ours.Pool, metaclass=ABCMeta):
+    """What ``multiprocessing.pool.Pool`` is while the replacement is installed.
+
+    Its arguments are the standard library's, and so is its default size. Objects of the standard
+    library's class and of ``ThreadPool`` still count as instances of it, as programs expect.
+    """
+
+    def __init__(
+        self,
+        processes: int | None = None,
+        initializer: Callable[..., object] | None = None,
+        initargs: Iterable[Any] = (),
+        maxtasksperchild: int | None = None,
+        context: BaseContext | None = None,
+    ) -> None:
+        if Pool not in type(self).__mro__:
+            # ThreadPool.__init__ calls the class that it finds under the name "Pool".
+            _StockPool.__init__(self, processes, initializer, initargs, maxtasksperchild, context)
+            return
+        if processes is None and _keep_size:
+            processes = stock_size()
+        super().__init__(processes, initializer, initargs, maxtasksperchild, context)
+
+    @classmethod
+    def __subclasshook__(cls, other: type) -> bool:
+        if cls is Pool and issubclass(other, _StockPool):
+            return True
+        return NotImplemented
+
+
+class Replacement:
+    """What ``install()`` returns; leaving it as a context manager uninstalls.
+
+    Attributes:
+        active: False where the environment switched the replacement off.
+        reason: Why it is off, or None.
+    """
+
+    def __init__(self, active: bool, reason: str | None = None) -> None:
+        self.active = active
+        self.reason = reason
+        self._open = active
+
+    @property
+    def left_alone(self) -> tuple[LeftAlone, ...]:
+        """The pools made meanwhile that stay as the standard library makes them."""
+        return left_alone()
+
+    def uninstall(self) -> None:
+        """Take this install back; a second call does nothing."""
+        with _lock:
+            was_open, self._open = self._open, False
+        if was_open:
+            uninstall()
+
+    def __bool__(self) -> bool:
+        return self.active
+
+    def __enter__(self) -> Replacement:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.uninstall()
+
+    def __repr__(self) -> str:
+        state = "active" if self.active else f"off: {self.reason}"
+        return f"<glasspool.install(): {state}>"
+
+
+def install(*, keep_size: bool = True) -> Replacement:
+    """Make ``multiprocessing.Pool`` and its other names create pools of glasspool.
+
+    Covers ``multiprocessing.Pool``, ``multiprocessing.pool.Pool`` and ``get_context(...).Pool``,
+    also as base classes of what is defined from now on. ``ThreadPool``, the executors of
+    ``concurrent.futures`` and pools that exist already stay as they are. Calls are counted: names
+    go back at the ``uninstall()`` that matches the first ``install()``. Safe from any thread.
+
+    Args:
+        keep_size: A pool made without a size gets the standard library's default size; False
+            gives it glasspool's own (the processors that the process may really use).
+
+    Returns:
+        A value that is false, with a ``reason``, where ``GLASSPOOL=0`` in the environment has
+        switched the replacement off. As a context manager it uninstalls at its end.
+    """
+    if os.environ.get(SWITCH, "").strip() == "0":
+        return Replacement(False, f"{SWITCH}=0 in the environment")
+    global _count, _keep_size
+    with _lock:
+        _count += 1
+        if _count == 1:
+            _keep_size = keep_size
+            _left_alone.clear()
+            _replace()
+    return Replacement(True)
+
+
+def uninstall() -> None:
+    """Take one ``install()`` back; the last one gives all names their old values.
+
+    Pools that were made meanwhile go on. Without an install this does nothing.
+    """
+    global _count
+    with _lock:
+        if _count == 0:
+            return
+        _count -= 1
+        if _count == 0:
+            while _undo:
+                _undo.pop()()
+
+
+def left_alone() -> tuple[LeftAlone, ...]:
+    """Return the pools made since ``install()`` that the replacement did not touch."""
+    with _lock:
+        return tuple(LeftAlone(*key, count=count) for key, count in _left_alone.items())
+
+
+def stock_size() -> int:
+    """Return the size that the standard library gives a pool made without one."""
+    count: Callable[[], int | None] = getattr(os, "process_cpu_count", os.cpu_count)
+    return count() or 1
+
+
+def _replace() -> None:
+    multiprocessing.pool.Pool = Pool  # type: ignore[misc,assignment]
+    _undo.append(_restore_name)
+    _exchange_in_managers(_StockPool, Pool)
+    _undo.append(lambda: _exchange_in_managers(Pool, _StockPool))
+    _watch(_StockPool, "its class was taken from multiprocessing.pool before the replacement")
+    _watch(ThreadPool, "its workers are threads")
+    _watch(ThreadPoolExecutor, "its workers are threads")
+    _watch(ProcessPoolExecutor, "concurrent.futures is not replaced")
+
+
+def _restore_name() -> None:
+    # Somebody may have replaced the name after us: then it is theirs to give back.
+    if multiprocessing.pool.Pool is Pool:
+        multiprocessing.pool.Pool = _StockPool  # type: ignore[misc]
+
+
+def _exchange_in_managers(old: type, new: type) -> None:
+    managers = sys.modules.get("multiprocessing.managers")
+    if managers is None:
+        # It will find our class by itself when it is imported.
+        return
+    classes: list[Any] = [managers.BaseManager]
+    for manager in classes:
+        classes.extend(manager.__subclasses__())
+        registry: Mapping[str, Any] = manager.__dict__.get("_registry", {})
+        for typeid, (factory, *rest) in list(registry.items()):
+            if factory is old:
+                manager._registry[typeid] = (new, *rest)
+
+
+def _watch(cls: type[Any], reason: str) -> None:
+    """Note each object of ``cls`` that is made while the replacement is installed."""
+    original = cls.__dict__["__init__"]
+
+    @functools.wraps(original)
+    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
+        original(self, *args, **kwargs)
+        # The two below _StockPool come here too, one as itself, the other through ThreadPool.
+        known = cls is _StockPool and isinstance(self, (ThreadPool, _ours.Pool))
+        if _count and not known:
+            _note(type(self), reason)
+
+    def undo() -> None:
+        # As above: what was patched over ours stays, and finds ours asleep.
+        if cls.__dict__.get("__init__") is __init__:
+            cls.__init__ = original
+
+    cls.__init__ = __init__
+    _undo.append(undo)
+
+
+def _note(cls: type, reason: str) -> None:
+    key = (f"{cls.__module__}.{cls.__qualname__}", _maker(), reason)
+    with _lock:
+        _left_alone[key] = _left_alone.get(key, 0) + 1
+
+
+def _maker() -> str | None:
+    """Return FILE:LINE of the innermost caller outside of pools and their libraries."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        module = str(frame.f_globals.get("__name__", ""))
+        if module.partition(".")[0] not in _TRANSPARENT:
+            return f"{frame.f_code.co_filename}:{frame.f_lineno}"
+        frame = frame.f_back  # type: ignore[assignment]
+    return None

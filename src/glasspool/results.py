@@ -1,0 +1,612 @@
+"""What a caller holds: the results of ``apply_async``, ``map_async`` and ``imap``.
+
+The collector calls ``settle`` (and nothing else); all other methods belong to the user's threads. A
+result keeps what came as bytes until somebody asks for it, so the pool's threads never run code of the
+user's. A job with a callback is ready when its callback has run, as in the standard library.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+
+from glasspool.engines.local import wire
+from glasspool.engines.local.outcome import RAISED, VALUE, Outcome, rebuild
+from glasspool.errors import TaskCancelled, TaskTimeout, WorkerDied
+from glasspool.latch import Latch
+from glasspool.snapshot import TaskInfo, ThreadRef
+
+if TYPE_CHECKING:
+    from glasspool.engines.local.engine import LocalEngine
+    from glasspool.engines.local.workers import Worker
+    from glasspool.ledger import Task
+    from glasspool.pool import Pool
+
+T = TypeVar("T")
+Origin = tuple["Worker | None", int, int, int]
+"""Who ran a task: worker, begun_ns, ended_ns, bytes of the result."""
+
+
+class _Job(Latch):
+    """A call of the user's, as the ledger and the callback thread see it."""
+
+    __slots__ = ("_callback", "_engine", "_error_callback", "_pool")
+
+    def __init__(
+        self,
+        pool: Pool,
+        engine: LocalEngine,
+        callback: Callable[[Any], object] | None,
+        error_callback: Callable[[BaseException], object] | None,
+    ) -> None:
+        super().__init__()
+        self._pool: Pool | None = pool  # keeps the pool alive while the job is open
+        self._engine = engine
+        self._callback = callback
+        self._error_callback = error_callback
+
+    @property
+    def job_id(self) -> int:
+        raise NotImplementedError
+
+    def function_name(self, task: Task) -> str:
+        """Return the name of what a task calls."""
+        return self._engine.callables.name(task.call)
+
+    def label(self) -> str:
+        """Return a word for the job, for views."""
+        return f"job {self.job_id}"
+
+    def ready(self) -> bool:
+        """Return whether the call has completed."""
+        return self._is_set
+
+    def _complete(self) -> None:
+        if self._callback is not None or self._error_callback is not None:
+            self._engine.call_back(self)
+        else:
+            self._pool = None
+            self.set()
+
+    def run_callback(self) -> None:
+        """Run the callback that fits the outcome, then be ready (callback thread)."""
+        kind, value = self._outcome_now()
+        callback = self._callback if kind == VALUE else self._error_callback
+        self._callback = self._error_callback = None
+        try:
+            if callback is not None:
+                callback(value)
+        except BaseException:  # reported, as for any thread; it stops nothing
+            _report_callback_error()
+        self._pool = None
+        self.set()
+
+    def _outcome_now(self) -> Outcome:
+        raise NotImplementedError
+
+    def _await(self, timeout: float | None, what: str) -> bool:
+        """Wait until ready, and say in the roster that this thread does."""
+        if self._is_set:
+            return True
+        return wait_as_caller(self._engine, self, timeout, what)
+
+
+def wait_as_caller(engine: LocalEngine, latch: Latch, timeout: float | None, what: str) -> bool:
+    """Wait for a latch, and say in the roster that this thread waits in a call of the pool."""
+    engine.nudge()
+    ident = threading.get_ident()
+    outer = engine.callers.get(ident)
+    engine.callers[ident] = (what, time.monotonic())
+    try:
+        return Latch.wait(latch, timeout)  # woken by the end of the job, or of the pool
+    finally:
+        if outer is None:
+            engine.callers.pop(ident, None)
+        else:
+            engine.callers[ident] = outer
+
+
+class AsyncResult(_Job, Generic[T]):
+    """The result of ``Pool.apply_async``: ready when the call has ended."""
+
+    __slots__ = ("_function", "_origin", "_outcome", "_task")
+
+    def __init__(
+        self,
+        pool: Pool,
+        engine: LocalEngine,
+        callback: Callable[[Any], object] | None,
+        error_callback: Callable[[BaseException], object] | None,
+    ) -> None:
+        super().__init__(pool, engine, callback, error_callback)
+        self._task: Task = cast("Task", None)
+        self._outcome: Outcome | None = None
+        self._origin: Origin | None = None
+        self._function: str | None = None  # its name, if the callable has no number
+
+    @property
+    def job_id(self) -> int:
+        return self._task.id
+
+    def function_name(self, task: Task) -> str:
+        """Return the name of what the task calls."""
+        return self._function or super().function_name(task)
+
+    def label(self) -> str:
+        """Return a word for the job, for views."""
+        return f"task {self._task.id} ({self.function_name(self._task)})"
+
+    def settle(
+        self, task: Task, kind: int, body: Any, worker: Worker | None, begun: int, ended: int
+    ) -> None:
+        """Take the end of the task (collector)."""
+        self._origin = (worker, begun, ended, 0 if kind == RAISED else len(body))
+        self._outcome = (kind, body)
+        if self._callback is None and self._error_callback is None:
+            self._pool = None
+            self.set()
+        else:
+            self._engine.call_back(self)
+
+    def _outcome_now(self) -> Outcome:
+        # Rebuilt at most once in each thread that asks at the same moment; one assignment keeps it.
+        outcome = self._outcome
+        if outcome is None:
+            raise ValueError(f"{self!r} not ready")
+        if outcome[0] != VALUE and outcome[0] != RAISED:
+            outcome = rebuild(outcome)
+            self._outcome = outcome
+        return outcome
+
+    def get(self, timeout: float | None = None) -> T:
+        """Return the value, or raise what the task raised; wait for it at most ``timeout`` seconds.
+
+        Raises:
+            multiprocessing.TimeoutError: The call has not ended in that time; it goes on.
+            WorkerDied: The worker process died while it ran the task.
+            TaskExit: The task raised ``SystemExit``, ``KeyboardInterrupt`` or the like.
+            SerializationError: The result could not be pickled or rebuilt.
+            InitializerFailed: The pool's initializer fails in its workers.
+            TaskCancelled: The pool was terminated before the task ended.
+        """
+        if not self._is_set and not self._await(timeout, "waiting in get()"):
+            raise multiprocessing.TimeoutError
+        kind, value = self._outcome_now()
+        if kind == VALUE:
+            return cast(T, value)
+        try:
+            raise value
+        finally:
+            del value
+
+    def wait(self, timeout: float | None = None) -> None:
+        """Wait until the call has ended, at most ``timeout`` seconds."""
+        self._await(timeout, "waiting in wait()")
+
+    def successful(self) -> bool:
+        """Return whether the call ended without an exception.
+
+        Raises:
+            ValueError: It has not ended.
+        """
+        if not self._is_set:
+            raise ValueError(f"{self!r} not ready")
+        return self._outcome_now()[0] == VALUE
+
+    @property
+    def info(self) -> TaskInfo:
+        """What is known of the task: function, state, times, bytes, process and thread."""
+        return task_info(self._engine, self._task, self._outcome, self._origin)
+
+
+class MapResult(_Job, Generic[T]):
+    """The result of ``map_async`` and ``starmap_async``: ready when all items have ended."""
+
+    __slots__ = (
+        "_aborted",
+        "_failure",
+        "_id",
+        "_length",
+        "_number_left",
+        "_origins",
+        "_parts",
+        "_release",
+        "_room",
+        "_settled_bytes",
+        "_single",
+        "_tasks",
+        "_value",
+    )
+
+    def __init__(
+        self,
+        pool: Pool,
+        engine: LocalEngine,
+        callback: Callable[[Any], object] | None,
+        error_callback: Callable[[BaseException], object] | None,
+        length: int,
+        chunk: int,
+        single: bool,
+    ) -> None:
+        super().__init__(pool, engine, callback, error_callback)
+        self._id = engine.next_id()
+        self._length = length
+        self._single = single  # each task is one item, and its result the value, not a list
+        count = -(-length // chunk) if length else 0
+        self._number_left = count
+        self._parts: list[Outcome | None] = [None] * count
+        self._tasks: list[Task | None] = [None] * count
+        self._origins: list[Origin | None] = [None] * count
+        self._failure: Outcome | None = None
+        self._value: Outcome | None = None
+        self._release: int | None = None
+        self._room: Latch | None = None
+        self._settled_bytes = 0
+        self._aborted = False
+        if not count:
+            self._complete()
+
+    @property
+    def job_id(self) -> int:
+        return self._id
+
+    def settle(
+        self, task: Task, kind: int, body: Any, worker: Worker | None, begun: int, ended: int
+    ) -> None:
+        """Take the end of one chunk (collector)."""
+        index = task.index
+        self._origins[index] = (worker, begun, ended, 0 if kind == RAISED else len(body))
+        self._parts[index] = (kind, body)
+        if kind > wire.OK_SEGMENT and self._failure is None:
+            self._failure = (kind, body)
+        self._number_left -= 1
+        self._settled_bytes += task.size
+        room = self._room
+        if room is not None:
+            room.set()
+        if self._number_left == 0:
+            if self._release is not None:
+                self._engine.forget_callable(self._release)
+            self._complete()
+
+    def abort(self, error: BaseException) -> None:
+        """End the job: the rest of its tasks will not come (collector)."""
+        self._aborted = True
+        if self._failure is None:
+            self._failure = (RAISED, error)
+        if not self._is_set:
+            self._complete()
+        if self._room is not None:
+            self._room.set()
+
+    def _outcome_now(self) -> Outcome:
+        if self._value is None:
+            self._value = self._join_parts()
+        return self._value
+
+    def _join_parts(self) -> Outcome:
+        if self._failure is not None:
+            return rebuild(self._failure)
+        values: list[Any] = []
+        for part in self._parts:
+            if part is None:
+                raise ValueError(f"{self!r} not ready")
+            kind, value = rebuild(part)
+            if kind == RAISED:
+                return kind, value
+            if self._single:
+                values.append(value)
+            else:
+                values.extend(value)
+        self._parts = []
+        return VALUE, values
+
+    def get(self, timeout: float | None = None) -> list[T]:
+        """Return the values in the order of the items, or raise what the first failed item raised.
+
+        Waits at most ``timeout`` seconds. Raises as ``AsyncResult.get`` does.
+        """
+        if not self._is_set and not self._await(timeout, "waiting in get()"):
+            raise multiprocessing.TimeoutError
+        kind, value = self._outcome_now()
+        if kind == VALUE:
+            return cast("list[T]", value)
+        try:
+            raise value
+        finally:
+            del value
+
+    def wait(self, timeout: float | None = None) -> None:
+        """Wait until all items have ended, at most ``timeout`` seconds."""
+        self._await(timeout, "waiting in wait()")
+
+    def successful(self) -> bool:
+        """Return whether all items ended without an exception.
+
+        Raises:
+            ValueError: Some have not ended.
+        """
+        if not self._is_set:
+            raise ValueError(f"{self!r} not ready")
+        return self._outcome_now()[0] == VALUE
+
+    @property
+    def info(self) -> TaskInfo:
+        """What is known of the job; ``.tasks`` has its chunks."""
+        return job_info(self._engine, self._id, self._is_set, self._failure, self._tasks, self._origins)
+
+
+class IMapIterator(Generic[T]):
+    """The result of ``imap`` and ``imap_unordered``: an iterator over the values."""
+
+    __slots__ = (
+        "__weakref__",
+        "_aborted",
+        "_arrived",
+        "_buffer",
+        "_chunked",
+        "_early",
+        "_engine",
+        "_id",
+        "_latches",
+        "_length",
+        "_next_index",
+        "_ordered",
+        "_pool",
+        "_pushed",
+        "_release",
+        "_room",
+        "_settled",
+        "_settled_bytes",
+    )
+
+    def __init__(self, pool: Pool, engine: LocalEngine, ordered: bool, chunked: bool) -> None:
+        self._pool: Pool | None = pool
+        self._engine = engine
+        self._id = engine.next_id()
+        self._ordered = ordered
+        self._chunked = chunked
+        self._arrived: deque[Outcome] = deque()
+        self._early: dict[int, Outcome] = {}
+        self._buffer: deque[Any] = deque()
+        self._latches: list[Latch] = []
+        self._next_index = 0
+        self._pushed = 0
+        self._settled = 0
+        self._settled_bytes = 0
+        self._aborted = False
+        self._length: int | None = None
+        self._release: int | None = None
+        self._room: Latch | None = None
+
+    @property
+    def job_id(self) -> int:
+        """The number of the job in its pool."""
+        return self._id
+
+    def function_name(self, task: Task) -> str:
+        """Return the name of what a task calls."""
+        return self._engine.callables.name(task.call)
+
+    # The collector's ------------------------------------------------------------------------------
+
+    def settle(
+        self, task: Task, kind: int, body: Any, worker: Worker | None, begun: int, ended: int
+    ) -> None:
+        """Take the end of one task (collector)."""
+        self._settled_bytes += task.size
+        self.settle_index(task.index, (kind, body))
+
+    def settle_index(self, index: int, outcome: Outcome) -> None:
+        """Take what became of one place in the row (collector)."""
+        self._settled += 1
+        if not self._ordered:
+            self._push(outcome)
+        else:
+            self._early[index] = outcome
+            while self._next_index in self._early:
+                self._push(self._early.pop(self._next_index))
+                self._next_index += 1
+        room = self._room
+        if room is not None:
+            room.set()
+        self._end_if_complete()
+        self._wake()
+
+    def _push(self, outcome: Outcome) -> None:
+        self._pushed += 1
+        self._arrived.append(outcome)
+
+    def set_length(self, length: int) -> None:
+        """Say how many tasks there are in all (collector)."""
+        self._length = length
+        self._end_if_complete()
+        self._wake()
+
+    def abort(self, error: BaseException) -> None:
+        """End the job: the rest of its tasks will not come (collector)."""
+        self._aborted = True
+        if self._length is None or self._pushed < self._length:
+            self._arrived.append((RAISED, error))
+            self._pushed += 1
+            self._length = self._pushed
+            self._pool = None
+        if self._room is not None:
+            self._room.set()
+        self._wake()
+
+    def _end_if_complete(self) -> None:
+        if self._length is not None and self._settled >= self._length:
+            self._pool = None
+            if self._release is not None:
+                self._engine.forget_callable(self._release)
+                self._release = None
+
+    def _wake(self) -> None:
+        latches, self._latches = self._latches, []
+        for latch in latches:
+            latch.set()
+
+    # The user's -----------------------------------------------------------------------------------
+
+    def __iter__(self) -> Iterator[T]:
+        return self
+
+    def next(self, timeout: float | None = None) -> T:
+        """Return the next value; wait for it at most ``timeout`` seconds.
+
+        Raises:
+            StopIteration: There are no more.
+            multiprocessing.TimeoutError: It did not come in that time; the call may be repeated.
+            Exception: What the item raised; the iteration may go on after it.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            try:
+                return cast(T, self._buffer.popleft())
+            except IndexError:
+                pass
+            try:
+                outcome = self._arrived.popleft()
+            except IndexError:
+                self._wait_for_more(deadline)
+                continue
+            kind, value = rebuild(outcome)
+            if kind == RAISED:
+                try:
+                    raise value
+                finally:
+                    del value
+            if not self._chunked:
+                return cast(T, value)
+            self._buffer.extend(value)
+
+    def __next__(self) -> T:
+        return self.next()
+
+    def _wait_for_more(self, deadline: float | None) -> None:
+        latch = Latch()
+        # First listed, then looked: whoever pushes after the look finds the latch.
+        self._latches.append(latch)
+        if self._arrived or self._buffer:
+            return
+        if self._length is not None and self._pushed >= self._length:
+            raise StopIteration
+        left = None if deadline is None else deadline - time.monotonic()
+        if not wait_as_caller(self._engine, latch, left, "waiting in next()"):
+            raise multiprocessing.TimeoutError
+
+
+def _report_callback_error() -> None:
+    arguments = threading.ExceptHookArgs((*sys.exc_info(), threading.current_thread()))
+    threading.excepthook(arguments)
+
+
+def task_info(
+    engine: LocalEngine, task: Task, outcome: Outcome | None, origin: Origin | None
+) -> TaskInfo:
+    """Put together what is known of one task."""
+    worker, begun, ended, size = origin if origin is not None else (None, 0, 0, 0)
+    held_by = None
+    if origin is None and task.holder is not None:
+        worker = held_by = _holder(engine, task)
+        entry = engine.board.entry(worker.record, task.seq) if worker is not None else None
+        begun = entry.begun_ns if entry is not None else 0
+    state = _state(task, outcome, begun)
+    pid, slot, thread = None, None, None
+    if worker is not None and (begun or held_by is None):
+        pid, slot = worker.pid, worker.slot
+        thread = ThreadRef("MainThread", worker.ident, worker.native_id or worker.pid, True)
+    elif outcome is not None and isinstance(outcome[1], WorkerDied):
+        pid, slot = outcome[1].certificate.pid, outcome[1].certificate.slot
+    return TaskInfo(
+        id=task.id,
+        job=task.job.job_id,
+        function=task.job.function_name(task),
+        state=state,
+        index=task.index,
+        items=task.items,
+        attempts=task.attempts + (1 if begun else 0),
+        slot=slot,
+        pid=pid,
+        thread=thread,
+        submitted_at=_wall(task.submitted_ns),
+        begun_at=_wall(begun) if begun else None,
+        ended_at=_wall(ended) if ended else None,
+        queue_wait_s=(begun - task.submitted_ns) / 1e9 if begun else None,
+        run_s=(ended - begun) / 1e9 if ended else None,
+        argument_bytes=task.size,
+        result_bytes=size if ended else None,
+    )
+
+
+def job_info(
+    engine: LocalEngine,
+    job_id: int,
+    ready: bool,
+    failure: Outcome | None,
+    tasks: list[Task | None],
+    origins: list[Origin | None],
+) -> TaskInfo:
+    """Put together what is known of a job of several tasks."""
+    infos = tuple(
+        task_info(engine, task, None if origin is None else (VALUE, None), origin)
+        for task, origin in zip(tasks, origins, strict=True)
+        if task is not None
+    )
+    begun = [info.begun_at for info in infos if info.begun_at is not None]
+    ended = [info.ended_at for info in infos if info.ended_at is not None]
+    state = "running" if begun else "waiting"
+    if ready:
+        state = "done" if failure is None else "failed"
+    first = infos[0] if infos else None
+    return TaskInfo(
+        id=None,
+        job=job_id,
+        function=first.function if first else "?",
+        state=state,
+        items=sum(info.items for info in infos),
+        submitted_at=first.submitted_at if first else None,
+        begun_at=min(begun, default=None),
+        ended_at=max(ended, default=None) if ready else None,
+        queue_wait_s=first.queue_wait_s if first else None,
+        run_s=sum(info.run_s or 0.0 for info in infos),
+        argument_bytes=sum(info.argument_bytes or 0 for info in infos),
+        result_bytes=sum(info.result_bytes or 0 for info in infos),
+        tasks=infos,
+    )
+
+
+def _holder(engine: LocalEngine, task: Task) -> Worker | None:
+    for worker in list(engine.collector.workers.values()):
+        if worker.held is task.holder:
+            return worker
+    return None
+
+
+def _state(task: Task, outcome: Outcome | None, begun: int) -> str:
+    if outcome is None:
+        if task.holder is None:
+            return "waiting"
+        return "running" if begun else "sent"
+    kind, body = outcome
+    if kind in (wire.OK, wire.OK_SEGMENT, VALUE):
+        return "done"
+    if kind == RAISED:
+        for error, word in (
+            (WorkerDied, "lost"),
+            (TaskCancelled, "cancelled"),
+            (TaskTimeout, "timeout"),
+        ):
+            if isinstance(body, error):
+                return word
+    return "failed"
+
+
+def _wall(monotonic_ns: int) -> float:
+    return time.time() - (time.monotonic_ns() - monotonic_ns) / 1e9

@@ -1,0 +1,1 @@
+"""Renderings of snapshots. They read frozen values and never touch a process."""

@@ -1,0 +1,63 @@
+"""The two kinds of pool that every program here runs on: the standard library's, and ours."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing.pool
+from collections.abc import Iterator
+from multiprocessing.context import BaseContext
+
+import pytest
+from conformance_kinds import KINDS, PoolMaker, class_of
+
+from leaks import nothing_left
+
+# The stock pool forks replacements beside its own helper threads, which 3.12 and later warn of.
+_STOCK_FORKS_BESIDE_THREADS = "ignore:.*multi-threaded, use of fork.*:DeprecationWarning"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let the stock pool warn of what it is known for; ours may not."""
+    for item in items:
+        callspec = getattr(item, "callspec", None)
+        if callspec is not None and callspec.params.get("kind") == "stock":
+            item.add_marker(pytest.mark.filterwarnings(_STOCK_FORKS_BESIDE_THREADS))
+
+
+@pytest.fixture(scope="session", params=KINDS)
+def kind(request: pytest.FixtureRequest) -> str:
+    """Run the test on each kind of pool in turn."""
+    name: str = request.param
+    return name
+
+
+@pytest.fixture
+def make_pool(kind: str, leak_check: None) -> Iterator[PoolMaker]:
+    """Return a callable that makes pools of the kind under test."""
+    maker = PoolMaker(kind)
+    yield maker
+    maker.end()
+
+
+@pytest.fixture
+def make_ours(leak_check: None) -> Iterator[PoolMaker]:
+    """Return a callable that makes pools of ours, for what the stock pool cannot do."""
+    maker = PoolMaker("glasspool")
+    yield maker
+    maker.end()
+
+
+@pytest.fixture(scope="module")
+def shared_pool(
+    kind: str, ctx: BaseContext, standing_processes: None
+) -> Iterator[multiprocessing.pool.Pool]:
+    """Return a pool of two workers that the tests of a module share.
+
+    Ours gives everything back when joined. The stock pool does so only when nothing refers to it
+    any more, and pytest does.
+    """
+    with nothing_left() if kind == "glasspool" else contextlib.nullcontext():
+        pool = class_of(kind)(2, context=ctx)
+        yield pool
+        pool.terminate()
+        pool.join()

@@ -1,0 +1,101 @@
+"""What all tests share: the guard against hangs, the check for leaks, the start methods."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Generator, Iterator
+from multiprocessing import forkserver, resource_tracker
+from multiprocessing.context import BaseContext
+from pathlib import Path
+
+import pytest
+
+from hang_guard import HangGuard
+from leaks import nothing_left
+
+START_METHODS = ("fork", "spawn", "forkserver")
+
+_CHECKED_FOLDERS = ("integration", "faults", "conformance")
+
+_FAILED = pytest.StashKey[bool]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Start the guard before anything can hang."""
+    config.pluginmanager.register(HangGuard(), "glasspool-hang-guard")
+    _keep_pytest_out_of_children()
+
+
+def _keep_pytest_out_of_children() -> None:
+    # A spawned child imports the parent's main module again. Here that is pytest, which takes
+    # longer than most tests; no test's function lives in it.
+    main = sys.modules["__main__"]
+    main.__spec__ = None
+    if hasattr(main, "__file__"):
+        del main.__file__
+
+
+@pytest.fixture(scope="session", autouse=True)
+def glasspool_dir() -> Iterator[Path]:
+    """Keep scoreboards and sockets of the tests apart from the user's.
+
+    The path is short because that of a Unix socket may have 107 bytes at most.
+    """
+    folder = tempfile.mkdtemp(prefix="gp", dir="/tmp")
+    os.environ["GLASSPOOL_DIR"] = folder
+    yield Path(folder)
+    os.environ.pop("GLASSPOOL_DIR", None)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def standing_processes(glasspool_dir: Path) -> None:
+    """Start the two processes of ``multiprocessing`` that live as long as the interpreter."""
+    resource_tracker.ensure_running()
+    forkserver.ensure_running()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Remember whether the test itself failed."""
+    report = yield
+    if report.when == "call":
+        item.stash[_FAILED] = report.failed
+    return report
+
+
+@pytest.fixture(autouse=True)
+def leak_check(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Check around each test with real processes that all is given back.
+
+    A test that borrows a ``shared_pool`` is not checked by itself: that fixture checks its own
+    whole life. Nor is a test that failed: its traceback keeps alive what it used.
+    """
+    if request.path.parent.name not in _CHECKED_FOLDERS or "shared_pool" in request.fixturenames:
+        yield
+        return
+    request.getfixturevalue("standing_processes")
+    check = nothing_left()
+    check.__enter__()
+    yield
+    if not request.node.stash.get(_FAILED, False):
+        check.__exit__(None, None, None)
+
+
+@pytest.fixture(scope="session", params=START_METHODS)
+def start_method(request: pytest.FixtureRequest) -> str:
+    """Run the test with each start method in turn."""
+    method: str = request.param
+    return method
+
+
+@pytest.fixture(scope="session")
+def ctx(start_method: str) -> BaseContext:
+    """Return the ``multiprocessing`` context of the start method."""
+    return multiprocessing.get_context(start_method)

@@ -1,0 +1,133 @@
+"""Check that a test gives back what it took: descriptors, threads, processes, files, memory."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from hang_guard import describe
+
+SETTLE_S = 5.0
+"""How long a test's threads, processes and descriptors may take to go away after it."""
+
+_LOOK_AGAIN_S = 0.02
+
+_KEPT_FOR_REUSE = "/dev/shm/pym-"
+"""Blocks from which ``multiprocessing`` cuts its shared values; it never gives them back."""
+
+
+@dataclass(frozen=True)
+class Held:
+    """What this process holds at one moment.
+
+    Threads are told apart by object, because idents are used again, and processes by pid and start
+    time (``psutil.Process`` compares both). Orphans are processes of our process group that have
+    lost their parent: a worker that outlived its pool's helper process.
+    """
+
+    descriptors: Counter[str]
+    mappings: Counter[str]
+    threads: frozenset[threading.Thread]
+    children: frozenset[psutil.Process]
+    orphans: frozenset[psutil.Process]
+    files: frozenset[str]
+
+    def beyond(self, before: Held) -> list[str]:
+        """List in words what is held now and was not before."""
+        return [
+            *_more("descriptor", self.descriptors, before.descriptors),
+            *_more("mapping", self.mappings, before.mappings),
+            *(f"thread {thread!r}" for thread in self.threads - before.threads),
+            *(f"child process {describe(p)}" for p in self.children - before.children),
+            *(f"orphan {describe(p)}" for p in self.orphans - before.orphans),
+            *(f"file {name}" for name in sorted(self.files - before.files)),
+        ]
+
+
+def take() -> Held:
+    """Return what this process holds now."""
+    children = frozenset(psutil.Process().children(recursive=True))
+    return Held(
+        descriptors=Counter(_descriptors()),
+        mappings=Counter(_shared_mappings()),
+        threads=frozenset(threading.enumerate()),
+        children=children,
+        orphans=frozenset(_orphans()) - children,
+        files=frozenset(_files()),
+    )
+
+
+@contextlib.contextmanager
+def nothing_left(settle_s: float = SETTLE_S) -> Iterator[None]:
+    """Fail if what the block took is not given back soon after it.
+
+    Raises:
+        AssertionError: With one line for each thing that is left.
+    """
+    before = take()
+    yield
+    left = _wait_for(before, time.monotonic() + settle_s)
+    if left:
+        raise AssertionError("left behind:\n  " + "\n  ".join(left))
+
+
+def _wait_for(before: Held, deadline: float) -> list[str]:
+    gc.collect()
+    now = take()
+    for thread in now.threads - before.threads:
+        thread.join(max(0.0, deadline - time.monotonic()))
+    psutil.wait_procs(now.children - before.children, timeout=max(0.0, deadline - time.monotonic()))
+    # Nothing announces that a descriptor was closed or a mapping undone: look again until then.
+    while (left := take().beyond(before)) and time.monotonic() < deadline:
+        time.sleep(_LOOK_AGAIN_S)
+        gc.collect()
+    return left
+
+
+def _more(word: str, now: Counter[str], before: Counter[str]) -> list[str]:
+    return [f"{count} x {word} {name}" for name, count in sorted((now - before).items())]
+
+
+def _descriptors() -> Iterator[str]:
+    for name in os.listdir("/proc/self/fd"):
+        # The descriptor that lists the folder is itself in the list, and gone by now.
+        with contextlib.suppress(OSError):
+            target = os.readlink(f"/proc/self/fd/{name}")
+            if not target.startswith(_KEPT_FOR_REUSE):
+                yield target
+
+
+def _shared_mappings() -> Iterator[str]:
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        fields = line.split(maxsplit=5)
+        path = fields[5] if len(fields) == 6 else ""
+        if path.startswith(("/memfd:", "/dev/shm/")) and not path.startswith(_KEPT_FOR_REUSE):
+            yield path
+
+
+def _orphans() -> Iterator[psutil.Process]:
+    group = os.getpgrp()
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, ProcessLookupError):
+            if os.getpgid(process.pid) != group:
+                continue
+            # Init may take its time to collect what has already ended.
+            has_ended = process.status() == psutil.STATUS_ZOMBIE
+            if os.getpgid(process.ppid()) != group and not has_ended:
+                yield process
+
+
+def _files() -> Iterator[str]:
+    for path, _, names in os.walk(os.environ.get("GLASSPOOL_DIR", "/nowhere")):
+        yield from (os.path.join(path, name) for name in names)
+    # Other programs of the machine use /dev/shm too.
+    yield from (str(path) for path in Path("/dev/shm").glob("*glasspool*"))
