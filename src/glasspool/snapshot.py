@@ -202,7 +202,7 @@ class PoolInfo:
 
     ``kind`` is ``glasspool.Pool`` for ours, ``multiprocessing.Pool`` and so on for others.
     ``made_at`` is ``FILE:LINE`` of the call that made it. ``stats`` are the counters of
-    ``Pool.stats()``. ``notes`` are sentences on what could not be seen, and why.
+    ``Pool.stats()``. ``ended`` are workers that have been replaced, oldest first. ``notes`` are sentences on what could not be seen, and why.
     """
 
     name: str
@@ -217,6 +217,7 @@ class PoolInfo:
     made_at: str | None = None
     initializer: str | None = None
     deaths: tuple[DeathCertificate, ...] = ()
+    ended: tuple[ProcessInfo, ...] = ()
     notes: tuple[str, ...] = ()
 
     @property
@@ -388,6 +389,7 @@ def _pool(plain: Mapping[str, Any]) -> PoolInfo:
         deaths=tuple(
             _build(DeathCertificate, d, task=_task(d.get("task"))) for d in plain.get("deaths", ())
         ),
+        ended=tuple(_process(p) for p in plain.get("ended", ())),
         notes=tuple(plain.get("notes", ())),
     )
     return built

@@ -97,7 +97,7 @@ def pool_of_board(board: Board) -> PoolInfo | None:
     parent = procfs.process(header.pid)
     if parent is None:
         return None
-    workers = [w for w in (_worker(board, record) for record in _records(board)) if w is not None]
+    workers = [w for w in (worker_of_record(board, record) for record in _records(board)) if w is not None]
     workers.sort(key=lambda worker: worker.slot or 0)
     prefix = _prefix(workers)
     known = {worker.pid for worker in workers}
@@ -187,7 +187,8 @@ def _records(board: Board) -> Iterator[int]:
             yield record
 
 
-def _worker(board: Board, record: int) -> ProcessInfo | None:
+def worker_of_record(board: Board, record: int) -> ProcessInfo | None:
+    """Tell of the worker that has a record of a scoreboard; None if it is gone."""
     pid = board.word(record, scoreboard.W_PID)
     found = procfs.process(pid)
     if found is None or found.state in "ZX":

@@ -1,3 +1,406 @@
-"""placeholder"""
+"""The roster of our own pools: every process and thread, its role, its state, its task, its stack.
+
+Read from where each fact is true: the scoreboard (what workers do), this process (its threads), the
+operating system (which threads there are, their processor time), the ledger (which tasks are open). The
+pool is not stopped and its state not touched. Workers are asked for stacks by a signal, which each
+answers with a message of its own; one that is silent is read from outside where the system permits.
+"""
+
 from __future__ import annotations
-def answer(engine, question): return {}
+
+import os
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from glasspool.engines.local import kernel
+from glasspool.engines.local import scoreboard as sb
+from glasspool.latch import Latch
+from glasspool.observe import outside, pyspy, stock, threads
+from glasspool.observe.threads import Verdict
+from glasspool.results import task_info
+from glasspool.snapshot import (
+    Evidence,
+    Frame,
+    PoolInfo,
+    ProcessInfo,
+    Snapshot,
+    TaskInfo,
+    ThreadInfo,
+    ThreadRef,
+)
+
+if TYPE_CHECKING:
+    from glasspool.engines.local.engine import LocalEngine
+    from glasspool.engines.local.workers import Worker
+    from glasspool.ledger import Task
+
+ANSWER_S = 0.1
+"""A worker that has not told its stacks after this long is inside a C call."""
+
+OPEN_TASKS = 1000
+"""A picture lists at most so many open tasks; the counters count all."""
+
+Told = Mapping[int, tuple[str, int, bool, bool, tuple[Frame, ...]]]
+"""What a worker told of its threads, by native id: name, ident, daemon, is_main, stack."""
+
+
+def snapshot(engines: Sequence[LocalEngine], *, stacks: bool = False) -> Snapshot:
+    """Take a picture of pools of this process."""
+    begun = time.monotonic()
+    taken_at = time.time()
+    pools = tuple(describe(engine, stacks=stacks, alone=len(engines) == 1) for engine in engines)
+    return Snapshot(pools, taken_at, time.monotonic() - begun)
+
+
+def answer(engine: LocalEngine, question: Mapping[str, Any]) -> dict[str, Any]:
+    """Answer a question that came through the socket of a pool."""
+    if question.get("ask") == "inspect":
+        picture = snapshot((engine,), stacks=bool(question.get("stacks")))
+        return {"snapshot": picture.to_dict()}
+    return {"error": f"unknown question {question.get('ask')!r}; there is: inspect"}
+
+
+def describe(engine: LocalEngine, *, stacks: bool = False, alone: bool = True) -> PoolInfo:
+    """Tell of one pool.
+
+    Args:
+        engine: The pool's engine.
+        stacks: Whether to ask for stacks too.
+        alone: The picture is of this pool only, so the helper threads of other pools are just that.
+    """
+    workers = sorted(engine.handler.workers.copy().values(), key=lambda w: (w.slot, w.generation))
+    told = _ask_for_stacks(workers) if stacks else {}
+    taken = threads.python_stacks()
+    classify = _Classifier(engine, alone)
+    parent = stock.parent_process(threads.parent_threads(classify, stacks=stacks, taken=taken))
+    counters = stats(engine)
+    return PoolInfo(
+        name=engine.name,
+        kind="glasspool.Pool",
+        pid=os.getpid(),
+        processes=(
+            parent,
+            *_template(engine),
+            *stock.server_processes(engine.start_method),
+            *(
+                described
+                for worker in workers
+                if (described := _worker(engine, worker, told, stacks)) is not None
+            ),
+        ),
+        tasks=tuple(_open_tasks(engine)),
+        stats=counters,
+        state=_state(engine),
+        start_method=engine.start_method,
+        size=engine.size,
+        made_at=engine.made_at,
+        initializer=engine.initializer,
+        deaths=tuple(engine.deaths),
+        ended=tuple(_grave(engine, grave) for grave in list(engine.graves)),
+        notes=_notes(engine),
+    )
+
+
+def stats(engine: LocalEngine) -> dict[str, int]:
+    """Count tasks and workers of a pool."""
+    ledger = engine.collector.ledger
+    workers = list(engine.handler.workers.copy().values())
+    ready = [worker for worker in workers if worker.ready]
+    busy = [worker for worker in ready if worker.held]
+    unseen = sum(
+        len(item) if isinstance(item, list) else 1
+        for item in list(engine.collector.mailbox.items)
+        if isinstance(item, list) or not callable(item)
+    )
+    sent = ledger.sent
+    return {
+        "submitted": ledger.submitted + unseen,
+        "waiting": max(0, ledger.open - sent) + unseen,
+        "sent": sent,
+        "running": min(sent, len(busy)),
+        **ledger.ended,
+        "workers": len(workers),
+        "idle": len(ready) - len(busy),
+        "busy": len(busy),
+        "deaths": len(engine.deaths),
+        "replaced": len(engine.graves),
+    }
+
+
+def slowest(engine: LocalEngine, count: int = 10) -> tuple[TaskInfo, ...]:
+    """Return the longest finished tasks that the rings of the workers still know, longest first."""
+    found = []
+    board = engine.board
+    for worker in engine.handler.workers.copy().values():
+        for entry in board.finished(worker.record):
+            found.append((entry.ended_ns - entry.begun_ns, worker, entry))
+    found.sort(key=lambda item: item[0], reverse=True)
+    now, clock = time.time(), time.monotonic_ns()
+    return tuple(
+        TaskInfo(
+            id=entry.task,
+            job=None,
+            function=engine.callables.name(entry.call) if entry.call else "(sent with its task)",
+            state="done" if entry.status == sb.DONE else "failed",
+            slot=worker.slot,
+            pid=worker.pid,
+            thread=ThreadRef("MainThread", worker.ident, worker.native_id, True),
+            begun_at=now - (clock - entry.begun_ns) / 1e9,
+            ended_at=now - (clock - entry.ended_ns) / 1e9,
+            run_s=lasted / 1e9,
+            result_bytes=entry.bytes,
+        )
+        for lasted, worker, entry in found[:count]
+    )
+
+
+class _Classifier:
+    """Tells what the threads of this process are for."""
+
+    def __init__(self, engine: LocalEngine, alone: bool) -> None:
+        from glasspool import registry
+
+        self._known: dict[threading.Thread, Verdict] = {}
+        self._callers: dict[int, str] = {}
+        for other in {*registry.live_engines(), engine}:
+            for thread, (roles, state) in other.own_threads().items():
+                mine = other is engine or not alone
+                self._known[thread] = (roles if mine else ("other-pool",), state, other.name)
+            if other is engine or not alone:
+                for ident, (what, _since) in other.callers.copy().items():
+                    self._callers[ident] = what
+
+    def __call__(self, thread: threading.Thread) -> Verdict | None:
+        verdict = self._known.get(thread)
+        if verdict is not None:
+            return verdict
+        what = self._callers.get(thread.ident or 0)
+        return None if what is None else (("caller",), what, None)
+
+
+def _state(engine: LocalEngine) -> str:
+    if engine.done.is_set():
+        return "ended"
+    if engine.collector.failure is not None:
+        return "failed"
+    if engine.collector.stopped:
+        return "stopping"
+    return "closed" if engine.collector.closing else "running"
+
+
+def _notes(engine: LocalEngine) -> tuple[str, ...]:
+    failure = engine.collector.failure
+    return () if failure is None else (str(failure),)
+
+
+def _open_tasks(engine: LocalEngine) -> list[TaskInfo]:
+    open_tasks = []
+    for task in engine.collector.ledger.unended():
+        if len(open_tasks) == OPEN_TASKS:
+            break
+        open_tasks.append(task_info(engine, task, None, None))
+    return open_tasks
+
+
+def _grave(engine: LocalEngine, grave: Any) -> ProcessInfo:
+    return ProcessInfo(
+        pid=grave.pid,
+        name=f"worker {grave.slot}",
+        role="worker",
+        state="recycled" if grave.on_purpose else "dead",
+        slot=grave.slot,
+        generation=grave.generation,
+        exitcode=grave.exitcode,
+        tasks_done=grave.tasks_done,
+        busy_s=grave.busy_s,
+        evidence=Evidence("scoreboard"),
+    )
+
+
+def _template(engine: LocalEngine) -> list[ProcessInfo]:
+    template = getattr(engine.handler.starter, "template", None)
+    if template is None:
+        return []
+    described = stock.server_process("template", template.pid)
+    return [] if described is None else [described]
+
+
+# Workers ----------------------------------------------------------------------------------------
+
+
+def _worker(
+    engine: LocalEngine, worker: Worker, told: Mapping[int, Told], stacks: bool
+) -> ProcessInfo | None:
+    described = outside.worker_of_record(engine.board, worker.record)
+    if described is None or described.pid != worker.pid:
+        return _starting(worker) if worker.pid else None
+    process = worker.process
+    task = _running(engine, worker, described)
+    answers = told.get(worker.pid)
+    note = None if answers is not None or not stacks else _why_silent(worker)
+    return replace(
+        described,
+        name=process.name if process is not None else described.name,
+        threads=tuple(
+            _worker_thread(engine, thread, task, answers, note) for thread in described.threads
+        ),
+    )
+
+
+def _starting(worker: Worker) -> ProcessInfo | None:
+    described = stock.server_process("worker", worker.pid)
+    if described is None:
+        return None
+    return replace(
+        described,
+        name=worker.process.name if worker.process is not None else f"worker {worker.slot}",
+        state="starting",
+        slot=worker.slot,
+        generation=worker.generation,
+        threads=tuple(
+            replace(thread, roles=("initializer", "task") if thread.is_main else thread.roles)
+            for thread in described.threads
+        ),
+    )
+
+
+def _running(engine: LocalEngine, worker: Worker, described: ProcessInfo) -> TaskInfo | None:
+    """Return the task that the worker runs, as the scoreboard and the ledger know it together."""
+    seen = next((thread.task for thread in described.threads if thread.is_main), None)
+    if seen is None or seen.id is None:
+        return seen
+    task: Task | None = worker.held.tasks.get(seen.id) if worker.held is not None else None
+    if task is None:
+        return seen
+    info = replace(task_info(engine, task, None, None), begun_at=seen.begun_at, run_s=seen.run_s)
+    if task.items > 1:
+        word = engine.board.word(worker.record, sb.W_ITEM)
+        grain = "item" if word & sb.GRAIN_ITEM else "task"
+        info = replace(info, item=word & sb.ITEM_MASK, grain=grain)
+    return info
+
+
+def _worker_thread(
+    engine: LocalEngine,
+    thread: ThreadInfo,
+    task: TaskInfo | None,
+    answers: Told | None,
+    note: str | None,
+) -> ThreadInfo:
+    if thread.is_main:
+        thread = replace(thread, task=task, pool=engine.name)
+    answer_of = None if answers is None else answers.get(thread.native_id)
+    if answer_of is not None:
+        name, ident, daemon, _, stack = answer_of
+        roles = thread.roles if thread.python else ("task-child",)
+        return replace(
+            thread,
+            name=name,
+            ident=ident,
+            daemon=daemon,
+            stack=stack,
+            python=True,
+            roles=roles,
+            evidence=Evidence("self"),
+        )
+    if note is not None and thread.python:
+        return replace(thread, evidence=replace(thread.evidence, note=note))
+    return thread
+
+
+def _why_silent(worker: Worker) -> str:
+    return (
+        f"no answer within {ANSWER_S * 1000:.0f} ms: its main thread is inside a C call; "
+        "pip install glasspool[attach] reads it from outside"
+    )
+
+
+def _ask_for_stacks(workers: Sequence[Worker]) -> dict[int, Told]:
+    """Ask all workers at once, and wait for their answers; the silent ones are read from outside."""
+    number = kernel.stacks_signal()
+    found: dict[int, Told] = {}
+    if number is None:
+        return found
+    expected = [worker for worker in workers if worker.pid and _takes(worker.pid, number)]
+    complete = Latch()
+
+    def answerer(worker: Worker) -> None:
+        def take(answers: list[Any]) -> None:
+            found[worker.pid] = _told(answers)
+            worker.stacks = None
+            if len(found) == len(expected):
+                complete.set()
+
+        worker.stacks = take
+
+    for worker in expected:
+        answerer(worker)
+        try:
+            os.kill(worker.pid, number)
+        except ProcessLookupError:
+            continue
+    if expected:
+        complete.wait(ANSWER_S)  # woken by the last answer
+    silent = [worker.pid for worker in expected if worker.pid not in found]
+    if silent:
+        found.update(_read_from_outside(silent))
+    return found
+
+
+def _takes(pid: int, number: int) -> bool:
+    """Tell whether the process has a handler for the signal, which would end it otherwise.
+
+    Not so while it starts, when it leaves, and after a task has replaced it by ``exec``. Source:
+    ``proc_pid_status(5)``, SigCgt.
+    """
+    try:
+        with open(f"/proc/{pid}/status", "rb") as file:
+            for line in file:
+                if line.startswith(b"SigCgt:"):
+                    return bool(int(line.split()[1], 16) >> (number - 1) & 1)
+    except (OSError, ValueError, IndexError):
+        return False
+    return False
+
+
+def _told(answers: list[Any]) -> Told:
+    return {
+        native: (name, ident, daemon, is_main, tuple(Frame(*frame) for frame in stack))
+        for ident, native, name, daemon, is_main, stack in answers
+        if native
+    }
+
+
+def _read_from_outside(pids: list[int]) -> dict[int, Told]:
+    """Read stacks with py-spy, where it is installed and permitted."""
+    if pyspy.program() is None:
+        return {}
+    found: dict[int, Told] = {}
+    for pid, dump in pyspy.dump(pids, 1.0).items():
+        if dump.threads:
+            found[pid] = {
+                thread.native_id: (
+                    thread.name or "?",
+                    0,
+                    True,
+                    thread.native_id == pid,
+                    _without_inherited(thread.stack),
+                )
+                for thread in dump.threads
+                if thread.native_id is not None
+            }
+    return found
+
+
+def _without_inherited(stack: tuple[Frame, ...]) -> tuple[Frame, ...]:
+    """Cut the frames that a forked worker inherited from its parent."""
+    for index in range(len(stack) - 1, -1, -1):
+        frame = stack[index]
+        if frame.function == "main" and frame.file.endswith("engines/local/worker.py"):
+            return stack[index:]
+    return stack
+
+

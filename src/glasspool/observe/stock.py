@@ -64,7 +64,7 @@ def describe(
         name=name,
         kind="multiprocessing.Pool" if method else "multiprocessing.pool.ThreadPool",
         pid=os.getpid(),
-        processes=(_parent(told), *_servers(method), *workers),
+        processes=(parent_process(told), *server_processes(method), *workers),
         tasks=tuple(t.task for w in workers for t in w.threads if t.task is not None),
         stats=_stats(pool),
         state=_STATES.get(str(getattr(pool, "_state", "")), "unknown"),
@@ -151,7 +151,7 @@ def _helper_of_unknown_pool(stack: Stack) -> Verdict | None:
     return (role,), state or stock_states.worker_state(stack).words, None
 
 
-def _parent(told: tuple[ThreadInfo, ...]) -> ProcessInfo:
+def parent_process(told: tuple[ThreadInfo, ...]) -> ProcessInfo:
     pid = os.getpid()
     seen = procfs.process(pid)
     return ProcessInfo(
@@ -394,7 +394,7 @@ def _exitcode(worker: _Worker) -> int | None:
     return told.si_status if told.si_code == os.CLD_EXITED else -told.si_status
 
 
-def _servers(method: str | None) -> list[ProcessInfo]:
+def server_processes(method: str | None) -> list[ProcessInfo]:
     """Describe the processes that multiprocessing itself keeps for this start method."""
     wanted = []
     if method == "forkserver":
@@ -403,7 +403,7 @@ def _servers(method: str | None) -> list[ProcessInfo]:
         wanted.append(
             ("resource-tracker", _pid_of("resource_tracker", "_resource_tracker", "_pid"))
         )
-    return [told for role, pid in wanted if pid and (told := _server(role, pid)) is not None]
+    return [told for role, pid in wanted if pid and (told := server_process(role, pid)) is not None]
 
 
 def _pid_of(module: str, instance: str, attribute: str) -> int | None:
@@ -412,7 +412,7 @@ def _pid_of(module: str, instance: str, attribute: str) -> int | None:
     return pid if isinstance(pid, int) else None
 
 
-def _server(role: str, pid: int) -> ProcessInfo | None:
+def server_process(role: str, pid: int) -> ProcessInfo | None:
     seen = procfs.process(pid)
     if seen is None:
         return None

@@ -216,6 +216,8 @@ def _unclassified(stack: Stack, is_main: bool) -> Verdict:
 def _is_pool_call(function: str) -> bool:
     # The handlers' own functions are private; what users call is not.
     owner, _, name = function.rpartition(".")
+    if name in ("inspect", "threads", "stats"):
+        return False  # to look is not to wait
     return owner in _POOL_CLASSES and (not name.startswith("_") or name == "__next__")
 
 

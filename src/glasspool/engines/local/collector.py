@@ -57,7 +57,7 @@ class Collector:
         self._idle: dict[Worker, None] = {}
         self._hungry: dict[Worker, None] = {}
         self._look_at: float | None = None
-        self._closing = False
+        self.closing = False
         self.stopped = False
         self._ended = False
         self._parked = False
@@ -75,7 +75,7 @@ class Collector:
                 break
             if self.ledger.waiting:
                 self._hand_out()
-            if self._closing and not self.stopped and self._is_finished():
+            if self.closing and not self.stopped and self._is_finished():
                 self._stop_workers(hard=False)
             timeout: float | None = None
             if mailbox.fall_asleep():
@@ -450,7 +450,7 @@ class Collector:
 
     def close(self) -> None:
         """Stop the workers once there is nothing left to do (an item)."""
-        self._closing = True
+        self.closing = True
 
     def _is_finished(self) -> bool:
         return not self.ledger.open and not self.feeds and not self.mailbox.items

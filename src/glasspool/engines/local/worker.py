@@ -199,6 +199,10 @@ class Worker:
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(Exception):  # a user's stream may do anything
                 stream.flush()
+        number = kernel.stacks_signal()
+        if number is not None:
+            # From here on nobody could answer, and the default would change our exit code.
+            signal.signal(number, signal.SIG_IGN)
 
     # Tasks --------------------------------------------------------------------------------------
 
@@ -470,6 +474,11 @@ def _frames(frame: FrameType | None) -> list[tuple[str, int, str]]:
     stack: list[tuple[str, int, str]] = []
     while frame is not None and len(stack) < 500:
         code = frame.f_code
+        if code is Worker._tell_stacks.__code__:
+            # A question that came while we answered another one: not a part of the task.
+            stack.clear()
+            frame = frame.f_back
+            continue
         stack.append((code.co_filename, frame.f_lineno or 0, code.co_qualname))
         if code is main.__code__:
             break

@@ -107,7 +107,7 @@ class WorkerHandler:
         self._parked = False
         self._ended = False
         self._finishing = False
-        self._generation = 0
+        self._generations: dict[int, int] = {}
 
     # Called by other threads ----------------------------------------------------------------------
 
@@ -205,9 +205,10 @@ class WorkerHandler:
         board, boxes = self._recipe.board, self._recipe.boxes
         board.clear(record)
         boxes.clear(record)
-        self._generation += 1
         ours, theirs = channel.pair()
-        worker = Worker(slot, self._generation, record, ours)
+        generation = self._generations.get(slot, -1) + 1
+        self._generations[slot] = generation
+        worker = Worker(slot, generation, record, ours)
         board.set_word(record, sb.W_SLOT, slot)
         board.set_word(record, sb.W_STATE, sb.STARTING)
         setup = self._setup(worker)
