@@ -24,7 +24,7 @@ def room(pace_ns: float | None, held: int) -> int:
     """Return how many more tasks a worker may be given that holds ``held`` of this pace."""
     if pace_ns is None:
         return 1 if held == 0 else 0
-    ahead = int(WINDOW_NS / pace_ns) if pace_ns > 0 else MAX_HELD
+    ahead = MAX_HELD if pace_ns * MAX_HELD <= WINDOW_NS else int(WINDOW_NS / pace_ns)
     if ahead == 0 and pace_ns < PREFETCH_NS:
         ahead = 1
     return min(MAX_HELD, ahead + 1) - held

@@ -191,8 +191,8 @@ def _end_of_imap(feed: Feed, error: BaseException | None) -> None:
     job, count = feed._job, feed._index
     if isinstance(job, IMapIterator):
         if error is not None:
-            raised = (RAISED, error)
-            feed._engine.collector.mailbox.put(lambda: job.settle_index(count, raised))
+            index, raised = count, (RAISED, error)
+            feed._engine.collector.mailbox.put(lambda: job.settle_index(index, raised))
             count += 1
         feed._engine.collector.mailbox.put(lambda: job.set_length(count))
     feed.finish()

@@ -29,7 +29,7 @@ from dataclasses import dataclass
 from multiprocessing.context import BaseContext
 from multiprocessing.pool import Pool as _StockPool
 from multiprocessing.pool import ThreadPool
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import Any
 
 from glasspool import pool as _ours
@@ -84,7 +84,7 @@ class Pool(_ours.Pool, metaclass=ABCMeta):
     def __subclasshook__(cls, other: type) -> bool:
         if cls is Pool and issubclass(other, _StockPool):
             return True
-        return NotImplemented
+        return NotImplemented  # type: ignore[no-any-return]
 
 
 class Replacement:
@@ -187,7 +187,7 @@ def stock_size() -> int:
 
 
 def _replace() -> None:
-    multiprocessing.pool.Pool = Pool  # type: ignore[misc,assignment]
+    multiprocessing.pool.Pool = Pool  # type: ignore[misc]
     _undo.append(_restore_name)
     _exchange_in_managers(_StockPool, Pool)
     _undo.append(lambda: _exchange_in_managers(Pool, _StockPool))
@@ -246,10 +246,10 @@ def _note(cls: type, reason: str) -> None:
 
 def _maker() -> str | None:
     """Return FILE:LINE of the innermost caller outside of pools and their libraries."""
-    frame = sys._getframe(1)
+    frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         module = str(frame.f_globals.get("__name__", ""))
         if module.partition(".")[0] not in _TRANSPARENT:
             return f"{frame.f_code.co_filename}:{frame.f_lineno}"
-        frame = frame.f_back  # type: ignore[assignment]
+        frame = frame.f_back
     return None

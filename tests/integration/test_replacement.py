@@ -167,6 +167,8 @@ def test_our_own_class_can_be_pickled():
         assert pickle.loads(pickle.dumps(multiprocessing.pool.Pool)) is replacement.Pool
 
 
+# The manager's server has threads of its own, and the pool says so where it forks.
+@pytest.mark.filterwarnings("ignore::glasspool.ForkWarning")
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_a_managers_pool_works(method):
     """A manager can be started, and its pools are used, while installed."""

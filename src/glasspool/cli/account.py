@@ -17,9 +17,12 @@ from typing import TYPE_CHECKING
 from glasspool import registry, replacement
 from glasspool.cli import report
 from glasspool.snapshot import PoolInfo, TaskInfo
+from glasspool.views import table
 
 if TYPE_CHECKING:
     from glasspool.cli.report import Run
+
+_POOLS_END_S = 3.0
 
 
 class Account:
@@ -71,13 +74,7 @@ class Account:
             _print(f"glasspool: the report failed: {type(error).__name__}: {error}")
 
     def _run(self) -> Run:
-        told = {account.pool.name for account in self._ended}
-        still = [
-            report.PoolAccount(info, (), time.time())
-            for pool in registry.live_pools()
-            for info in pool.inspect().pools
-            if info.name not in told
-        ]
+        self._wait_for_pools()
         return report.Run(
             command=self._command,
             exitcode=self._exitcode,
@@ -85,9 +82,15 @@ class Account:
             begun_at=self._begun_at,
             run_s=time.monotonic() - self._begun,
             off=self._replacement.reason,
-            pools=(*self._ended, *still),
+            pools=tuple(self._ended),
             left_alone=self._replacement.left_alone,
         )
+
+    def _wait_for_pools(self) -> None:
+        """Let pools that the program dropped or left open come to their end, and to ``_note``."""
+        deadline = time.monotonic() + _POOLS_END_S
+        for engine in registry.live_engines():
+            engine.done.wait(max(0.0, deadline - time.monotonic()))
 
     def _tell(self, run: Run) -> None:
         if self._target is not None:
@@ -144,6 +147,6 @@ def _print(text: str) -> None:
     if sys.__stderr__ is None:
         return
     try:
-        print(text, file=sys.__stderr__, flush=True)
+        print(table.fitted(text, sys.__stderr__), file=sys.__stderr__, flush=True)
     except (OSError, ValueError):
         return  # nobody listens

@@ -1,4 +1,4 @@
-"""Plain lines for a terminal: aligned columns, times and places in short words."""
+"""Plain lines for a terminal: aligned columns, places in short words."""
 
 from __future__ import annotations
 
@@ -18,17 +18,6 @@ def aligned(rows: Iterable[Sequence[str]], right: Sequence[int] = ()) -> list[st
         ]
         lines.append("  ".join(cells).rstrip())
     return lines
-
-
-def span(seconds: float | None) -> str:
-    """Say a time in the unit that suits it."""
-    if seconds is None:
-        return "-"
-    if seconds < 0.0995:
-        return f"{seconds * 1e3:.1f} ms"
-    if seconds < 120:
-        return f"{seconds:.2f} s"
-    return f"{seconds // 60:.0f} min {seconds % 60:.0f} s"
 
 
 def place(made_at: str | None) -> str:

@@ -102,6 +102,9 @@ def _set_up(argv: list[str], folder: str | None) -> ModuleType:
         main.__annotations__ = {}
     _former_main.append(sys.modules["__main__"])
     sys.modules["__main__"] = main
+    # The name under which spawned workers know it, for classes that come back from them. It is
+    # set when multiprocessing is imported, which has happened.
+    sys.modules["__mp_main__"] = main
     sys.argv = argv
     if not sys.flags.safe_path:
         # What is there now is the folder of the command, or the current one.

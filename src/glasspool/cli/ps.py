@@ -48,7 +48,7 @@ def main(arguments: Sequence[str], *, stacks: bool = False) -> int:
     except BrokenPipeError:
         # The reader of our output has left, as "head" does. The interpreter's last flush must not
         # meet the same error.
-        sys.stdout = None  # type: ignore[assignment]
+        sys.stdout = None
         return 0
 
 
@@ -68,13 +68,17 @@ def _shows_list(options: argparse.Namespace) -> Callable[[], int]:
 
 def _shows_one(options: argparse.Namespace, stacks: bool) -> Callable[[], int]:
     from glasspool.observe import running
+    from glasspool.views import table
 
     def show() -> int:
         try:
             picture = running.picture(options.pid, stacks=stacks or options.stacks)
         except (running.NoSuchProcess, running.NotPermitted, running.NoPool) as error:
             return complain(str(error))
-        print(picture.to_json(indent=1) if options.json else picture, flush=True)
+        if options.json:
+            print(picture.to_json(indent=1), flush=True)
+        else:
+            table.print_snapshot(picture)
         return 0
 
     return show
@@ -113,7 +117,9 @@ def _print_json(listings: Sequence[Listing]) -> None:
 def _print_list(listings: Sequence[Listing]) -> None:
     from glasspool.cli.layout import aligned, place
 
-    rows = [("NAME", "PID", "SIZE", "BUSY", "IDLE", "DONE", "UP", "MADE AT", "COMMAND")]
+    rows: list[tuple[str, ...]] = [
+        ("NAME", "PID", "SIZE", "BUSY", "IDLE", "DONE", "UP", "MADE AT", "COMMAND")
+    ]
     for item in listings:
         if item.problem is None:
             up = "-" if item.started_at is None else _age(time.time() - item.started_at)

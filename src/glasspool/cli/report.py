@@ -6,10 +6,12 @@ Nothing in here touches a process. The text fits 80 columns where the names in i
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass
+import sys
+from collections import Counter
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from glasspool.cli.layout import aligned, indented, place, span
+from glasspool.cli.layout import aligned, indented, place
 from glasspool.snapshot import (
     PoolInfo,
     ProcessInfo,
@@ -18,6 +20,7 @@ from glasspool.snapshot import (
     as_plain,
     describe_exit,
 )
+from glasspool.views import table
 
 if TYPE_CHECKING:
     from glasspool.replacement import LeftAlone
@@ -88,7 +91,7 @@ def text(run: Run) -> str:
     if not run.pools:
         return "\n".join([f"{head}; it made no multiprocessing.Pool", *_left_alone(run)])
     count = "1 pool" if len(run.pools) == 1 else f"{len(run.pools)} pools"
-    lines = [f"{head}; {count}"]
+    lines = [head, f"{count}, seen at shutdown:"]
     for account in run.pools[:_POOLS_IN_FULL]:
         lines += ["", *_pool(account)]
     rest = run.pools[_POOLS_IN_FULL:]
@@ -101,7 +104,7 @@ def text(run: Run) -> str:
 def _ended(run: Run) -> str:
     how = "was interrupted" if run.exitcode == -2 else describe_exit(run.exitcode)
     why = f" ({run.error})" if run.error and run.exitcode == 1 else ""
-    return f"{shlex.join(run.command)} {how}{why} after {span(run.run_s)}"
+    return f"{shlex.join(run.command)} {how}{why} after {table.duration(run.run_s)}"
 
 
 def _head(pool: PoolInfo) -> str:
@@ -111,16 +114,17 @@ def _head(pool: PoolInfo) -> str:
 
 
 def _pool(account: PoolAccount) -> list[str]:
-    from glasspool.views import table
-
     pool = account.pool
-    shown = Snapshot((pool,), taken_at=account.ended_at)
-    lines = [_head(pool), "", "Processes and threads, when it was shut down"]
-    lines += indented(table.snapshot_text(shown))
+    # What is zero says nothing here, and a path below this folder is known without it.
+    counts = {name: count for name, count in pool.stats.items() if count}
+    shown = replace(pool, stats=counts, made_at=place(pool.made_at))
+    lines = table.snapshot_text(Snapshot((shown,), taken_at=account.ended_at)).splitlines()
     lines += ["", "Who initialised, who executed", *_who(pool)]
     lines += ["", "Workers", *indented("\n".join(_workers(account)))]
     if account.slowest:
-        lines += ["", "Slowest tasks", *indented(table.tasks_text(account.slowest))]
+        width = table.width_of(sys.stderr) - 2
+        lines += ["", "Slowest tasks"]
+        lines += indented(table.tasks_text(account.slowest, width=width))
     if pool.deaths:
         lines += ["", "Deaths"]
         for certificate in pool.deaths:
@@ -129,8 +133,11 @@ def _pool(account: PoolAccount) -> list[str]:
 
 
 def _who(pool: PoolInfo) -> list[str]:
-    done = [w for w in pool.workers if w.initializer and w.initializer.thread]
-    initialised = {w.slot: w.initializer.thread.name for w in done if w.initializer.thread}
+    initialised = {
+        worker.slot: worker.initializer.thread.name
+        for worker in pool.workers
+        if worker.initializer is not None and worker.initializer.thread is not None
+    }
     executed = {
         w.slot: " and ".join(t.name for t in w.threads if "task" in t.roles)
         for w in pool.workers
@@ -159,6 +166,8 @@ def _by_thread(threads: dict[int | None, str]) -> str:
 def _workers(account: PoolAccount) -> list[str]:
     rows = [("slot", "pid", "tasks", "busy", "waiting", "initializer")]
     workers = account.pool.workers
+    if not workers:
+        return ["none was left"]
     for worker in workers[:_WORKERS_IN_FULL]:
         initializer = worker.initializer.run_s if worker.initializer else None
         rows.append(
@@ -166,15 +175,26 @@ def _workers(account: PoolAccount) -> list[str]:
                 "-" if worker.slot is None else str(worker.slot),
                 str(worker.pid),
                 str(worker.tasks_done),
-                span(worker.busy_s),
-                span(waiting_s(account, worker)),
-                span(initializer),
+                table.duration(worker.busy_s),
+                table.duration(waiting_s(account, worker)) or "-",
+                table.duration(initializer) or "-",
             )
         )
     lines = aligned(rows, right=range(6))
     if len(workers) > _WORKERS_IN_FULL:
         lines.append(f"and {len(workers) - _WORKERS_IN_FULL} more (--json FILE has them)")
+    if account.pool.ended:
+        lines.append(_earlier(account.pool.ended))
     return lines
+
+
+def _earlier(ended: tuple[ProcessInfo, ...]) -> str:
+    """Say in one line what workers did that were replaced."""
+    states = Counter(worker.state for worker in ended)
+    how = ", ".join(f"{count} {state}" for state, count in states.items())
+    tasks = sum(worker.tasks_done for worker in ended)
+    busy = table.duration(sum(worker.busy_s for worker in ended))
+    return f"before these: {how}, with {tasks} tasks done in {busy}"
 
 
 def waiting_s(account: PoolAccount, worker: ProcessInfo) -> float | None:

@@ -14,12 +14,12 @@ from collections.abc import Sequence
 from glasspool.cli import complain
 
 DESCRIPTION = """\
-Run a Python program, unchanged, with glasspool in place of multiprocessing.Pool.
+Run a program, unchanged, with glasspool in place of multiprocessing.Pool.
 
 multiprocessing.Pool, multiprocessing.pool.Pool and get_context(...).Pool make
-pools of glasspool; everything else is as under plain python: arguments, output,
-exit code. At the end a report on stderr tells, for each pool, where it was
-made, every process and thread with its role, which thread initialised and which
+pools of glasspool; all else is as under plain python: arguments, output, exit
+code. At the end a report on stderr tells, for each pool, where it was made,
+every process and thread with its role, which thread initialised and which
 executed, how each worker spent its time, the slowest tasks, and what died.
 """
 

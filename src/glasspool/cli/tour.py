@@ -1,4 +1,4 @@
-"""``glasspool tour``: which thread does what in a pool, asked of the standard library's and of ours.
+"""``glasspool tour``: which thread does what in a pool, asked of the stock pool and of ours.
 
 Both parts run the same real job. What is printed is what was found out, nothing is told by heart.
 """
@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 import sysconfig
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing import current_process
@@ -18,13 +20,14 @@ from multiprocessing.pool import Pool as StockPool
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from glasspool.cli.layout import aligned, span
+from glasspool.cli.layout import aligned
+from glasspool.views import table
 
 if TYPE_CHECKING:
     import glasspool
 
 DESCRIPTION = """\
-Answer, on a small real job, five questions that everyone asks of a process pool:
+Answer, on a small real job, five questions that users ask of a process pool:
 
   1. Which thread executes my task?
   2. Which thread ran the initializer?
@@ -37,7 +40,7 @@ glasspool's. Takes a few seconds, writes no file, and needs no network.
 """
 
 WORKERS = 4
-FILES = 120
+FILES = 100
 ANSWER_S = 20.0
 
 _initialized_by = "nobody"
@@ -62,7 +65,8 @@ def note_thread() -> None:
 def count_words(path: str) -> Count:
     """Count the words of a text file, and tell which thread did."""
     text = Path(path).read_text(encoding="utf-8", errors="replace")
-    return Count(len(text.split()), current_process().name, _me(), _initialized_by)
+    words = Counter(re.findall("[a-z]+", text.lower()))
+    return Count(words.total(), current_process().name, _me(), _initialized_by)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -87,7 +91,7 @@ def main(arguments: Sequence[str]) -> int:
     _our_part(files)
     _say(
         "",
-        f"That took {span(time.monotonic() - begun)}. Now your own program, unchanged:",
+        f"That took {table.duration(time.monotonic() - begun)}. Now your own program, unchanged:",
         "  glasspool run SCRIPT [ARGS]",
     )
     return 0
@@ -125,17 +129,17 @@ def _our_part(files: list[str]) -> None:
 
     with glasspool.Pool(WORKERS, note_thread) as pool:
         result = pool.map_async(count_words, files, chunksize=1)
-        words = sum(count.words for count in result.get(ANSWER_S))
-        _say("", f"({words} words.)", "", "1. Which thread executes my task?  result.info")
+        result.wait(ANSWER_S)
+        _say("", "1. Which thread executes my task?  result.info")
         _say(*_executed(result.info))
         _say("", "2. Which thread ran the initializer?  pool.inspect().workers")
         _say(*_initialized(pool))
-        _say("", "3. Which threads did the pool start here?  pool.threads()")
+        _say("", "3. Which threads did the pool start here, for what?  pool.threads()")
         _say(*_our_threads(pool))
         _say("", "4. What is each doing right now?  print(pool.inspect())", "")
-        counts = pool.imap_unordered(count_words, files * 3)
+        counts = pool.imap_unordered(count_words, files)
         next(counts)
-        _say(str(pool.inspect()))
+        table.print_snapshot(pool.inspect())
         _say("", "5. Which thread runs my callback, and which one iterates my iterable?")
         _say(*_callback_and_iterable(pool, files))
         pool.close()
@@ -162,19 +166,17 @@ def _initialized(pool: glasspool.Pool) -> list[str]:
         initializer = worker.initializer
         if initializer is not None and initializer.thread is not None:
             name = f"{initializer.thread.name} (native id {initializer.thread.native_id})"
-            rows.append((f"     worker {worker.slot}, pid {worker.pid}", name, "in"))
-            rows[-1] = (*rows[-1][:2], f"in {span(initializer.run_s)}")
+            who = f"     worker {worker.slot}, pid {worker.pid}"
+            rows.append((who, name, f"in {table.duration(initializer.run_s)}"))
     return aligned(rows)
 
 
 def _our_threads(pool: glasspool.Pool) -> list[str]:
     here = os.getpid()
     rows = [
-        (f"     {thread.name}", ", ".join(thread.roles), thread.state)
-        for thread in pool.threads()
-        if thread.pid == here
+        (f"     {thread.name}", thread.state) for thread in pool.threads() if thread.pid == here
     ]
-    return aligned([("     name", "roles", "now"), *rows])
+    return aligned(rows)
 
 
 def _callback_and_iterable(pool: StockPool, files: list[str]) -> list[str]:

@@ -97,7 +97,9 @@ def pool_of_board(board: Board) -> PoolInfo | None:
     parent = procfs.process(header.pid)
     if parent is None:
         return None
-    workers = [w for w in (worker_of_record(board, record) for record in _records(board)) if w is not None]
+    workers = [
+        w for w in (worker_of_record(board, record) for record in _records(board)) if w is not None
+    ]
     workers.sort(key=lambda worker: worker.slot or 0)
     prefix = _prefix(workers)
     known = {worker.pid for worker in workers}
@@ -245,11 +247,11 @@ def _initializer(board: Board, record: int, main: ThreadInfo | None) -> Initiali
     ended = board.word(record, scoreboard.W_INIT_ENDED_NS)
     if not begun:
         return InitializerInfo(board.header.initializer or None, "none")
-    thread = main and ThreadRef(main.name, main.ident, main.native_id, True)
+    ran = None if main is None else ThreadRef(main.name, main.ident, main.native_id, True)
     return InitializerInfo(
         function=board.header.initializer or None,
         state="done" if ended else "running",
-        thread=thread,
+        thread=ran,
         run_s=max(0.0, (ended - begun) / 1e9) if ended else None,
     )
 

@@ -197,6 +197,7 @@ class Collector:
             worker.known.difference_update(task.call for task in sent)
             return
         worker.forget.clear()
+        self._idle.pop(worker, None)
         if worker.quota is not None:
             worker.quota -= len(sent)
         if was_idle:

@@ -14,9 +14,11 @@ Layout (offsets in bytes; ``docs/internals/scoreboard.md`` has the reasons)::
              512   threads: THREADS entries of 64 bytes: native id, ident, task, name
              2560  ring: RING entries of 48 bytes: what task SEQ of this worker was, and how it went
 
-A ring entry is ``seq + 1, task id, call | lane << 32, begun_ns, ended_ns, bytes | status << 56``. The
-first five words are written when the task begins, the last two when it has been boxed. The entry of
-task SEQ is at ``SEQ % RING``, so a reader knows by its first word whether the task has begun.
+A ring entry is ``task id, call | lane << 32, begun_ns, ended_ns, seq + 1, bytes | status << 56``. The
+first five words are written in this order when the task begins, the other one and then ``ended_ns``
+when it has been boxed. The entry of task SEQ is at ``SEQ % RING``: its word ``seq + 1`` tells whether
+the task has begun, and as it is written last, what stands before it is whole. A reader of an old entry
+looks afterwards whether the worker has come round to the place just before it.
 """
 
 from __future__ import annotations
@@ -48,8 +50,8 @@ RING = 1024
 RING_AT = THREADS_AT + THREADS * THREAD_BYTES
 ENTRY = struct.Struct("<6Q")
 BEGIN = struct.Struct("<5Q")
-END = struct.Struct("<2Q")
-END_AT = 4 * 8
+# Offsets within an entry, in words.
+E_ENDED, E_SEQ, E_RESULT = 3, 4, 5
 THREAD = struct.Struct("<3Q40s")
 RECORD_BYTES = RING_AT + RING * ENTRY.size
 
@@ -343,14 +345,19 @@ class Board:
 
     def has_begun(self, record: int, seq: int) -> bool:
         """Tell whether the worker has begun (or skipped) its task number ``seq``."""
-        return self.words[(self.ring(record) + seq % RING * ENTRY.size) // 8] == seq + 1
+        return self._seq_word(record, seq) == seq + 1
+
+    def _seq_word(self, record: int, seq: int) -> int:
+        return self.words[(self.ring(record) + seq % RING * ENTRY.size) // 8 + E_SEQ]
 
     def entry(self, record: int, seq: int) -> Entry | None:
         """Read the ring entry of task ``seq``; None if it has not begun or was overwritten."""
         at = self.ring(record) + seq % RING * ENTRY.size
-        first, task, call, begun, ended, size = ENTRY.unpack_from(self.view, at)
-        if first != seq + 1 or self.words[at // 8] != first:
+        task, call, begun, ended, marked, size = ENTRY.unpack_from(self.view, at)
+        if marked != seq + 1:
             return None
+        if self._seq_word(record, seq - 1) == seq + RING:
+            return None  # the next begin overwrites this entry, and may be doing so
         return Entry(
             seq=seq,
             task=task,
@@ -365,7 +372,7 @@ class Board:
     def last_seq(self, record: int) -> int | None:
         """Return the number of the newest task that the worker has begun, or None."""
         at = self.ring(record)
-        newest = max(self.words[at // 8 + i * 6] for i in range(RING))
+        newest = max(self.words[at // 8 + E_SEQ + i * 6] for i in range(RING))
         return newest - 1 if newest else None
 
     def current(self, record: int) -> Entry | None:
@@ -463,6 +470,8 @@ def _read_header(path: Path, memory: mmap.mmap) -> Header:
         raise BadBoard(path, "not a scoreboard of glasspool")
     if magic != MAGIC:
         raise BadBoard(path, f"of another version ({magic[7]}, this is {MAGIC[7]})")
+    if not 0 < pid < 1 << 31:
+        raise BadBoard(path, f"damaged: no process can have the number {pid}")
     if not 0 < size <= records or len(memory) != RECORDS_AT + records * RECORD_BYTES:
         raise BadBoard(path, "damaged: its size does not fit its header")
     texts = {

@@ -231,7 +231,7 @@ class Worker:
         self._seq = seq + 1
         entry = self._ring + seq % sb.RING * sb.ENTRY.size
         begun = time.monotonic_ns()
-        sb.BEGIN.pack_into(self._view, entry, seq + 1, task, call, begun, 0)
+        sb.BEGIN.pack_into(self._view, entry, task, call, begun, 0, seq + 1)
         # The parent takes tasks back by first writing SKIP_UNTIL, then looking which had begun; we
         # note the begin, then look at SKIP_UNTIL. The lock is a fence between our write and our read,
         # so at least one of us sees the other. If both do, we say so and the parent resends the task.
@@ -258,7 +258,8 @@ class Worker:
                 wire.OK_SEGMENT, 0, reply.head, reply.fd, task, begun, ended
             )
         status = sb.DONE if kind <= wire.OK_SEGMENT else sb.FAILED
-        sb.END.pack_into(self._view, entry + sb.END_AT, ended, len(reply) | status << 56)
+        words[entry // 8 + sb.E_RESULT] = len(reply) | status << 56
+        words[entry // 8 + sb.E_ENDED] = ended
         self._done += 1
         self._busy_ns += ended - begun
         if ended - self._flushed_ns > FLUSH_NS:
@@ -271,7 +272,8 @@ class Worker:
         if flags & wire.SEGMENT:
             channel.close_fds(fds)
         self._outbox.put(wire.SKIPPED, 0, b"", task, seq, 0)
-        sb.END.pack_into(self._view, entry + sb.END_AT, 1, sb.SKIPPED << 56)
+        self._words[entry // 8 + sb.E_RESULT] = sb.SKIPPED << 56
+        self._words[entry // 8 + sb.E_ENDED] = 1
 
     def _call(
         self, flags: int, call: int, task: int, body: memoryview, fds: list[int]

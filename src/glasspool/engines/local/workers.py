@@ -339,6 +339,9 @@ class WorkerHandler:
         if worker.pidfd is not None:
             os.close(worker.pidfd)
             worker.pidfd = None
+        popen = getattr(worker.process, "_popen", None)
+        if popen is not None:
+            popen.close()  # its descriptors; the exit code stays known
         self._recipe.board.set_word(worker.record, sb.W_STATE, sb.FREE)
         self._records.append(worker.record)
         self._finish_if_empty()

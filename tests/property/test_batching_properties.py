@@ -1,0 +1,78 @@
+"""Batching for any pace: never too much with one worker, and never nothing while there is work."""
+
+from __future__ import annotations
+
+from hypothesis import example, given
+from hypothesis import strategies as st
+from strategies import paces
+
+from glasspool import batching
+from glasspool.engines.local import scoreboard as sb
+
+
+@given(pace=paces, held=st.integers(0, batching.MAX_HELD))
+@example(pace=0.0, held=0)
+@example(pace=5e-324, held=0)
+def test_a_worker_never_holds_too_much(pace: float | None, held: int) -> None:
+    """What a worker holds and may still be given is never more than its ring of records keeps."""
+    room = batching.room(pace, held)
+    assert held + max(0, room) <= batching.MAX_HELD < sb.RING
+
+
+@given(pace=paces)
+@example(pace=5e-324)
+def test_an_idle_worker_always_gets_something(pace: float | None) -> None:
+    """A worker that holds nothing has room for a task, whatever the tasks last."""
+    assert batching.room(pace, 0) >= 1
+
+
+@given(pace=st.floats(1, 1e15), slower=st.floats(1, 1000), held=st.integers(0, 900))
+def test_longer_tasks_travel_in_smaller_company(pace: float, slower: float, held: int) -> None:
+    """The longer tasks last, the fewer a worker is given ahead."""
+    assert batching.room(pace * slower, held) <= batching.room(pace, held)
+
+
+@given(waiting=st.integers(1, 100_000), workers=st.integers(0, 300))
+def test_shares_cover_everything(waiting: int, workers: int) -> None:
+    """Shares are taken until nothing waits: each is at least one task, and never more than wait."""
+    left, portions = waiting, 0
+    while left:
+        portion = batching.share(left, workers)
+        assert 1 <= portion <= left
+        left -= portion
+        portions += 1
+    assert portions <= waiting
+
+
+@given(waiting=st.integers(1, 100_000), workers=st.integers(2, 300))
+def test_a_share_leaves_enough_for_the_others(waiting: int, workers: int) -> None:
+    """No worker takes more than half of its even part, rounded up."""
+    assert batching.share(waiting, workers) <= -(-waiting // workers)
+
+
+@given(measured=st.lists(st.floats(0, 1e15), min_size=1, max_size=50))
+def test_the_pace_stays_within_what_was_measured(measured: list[float]) -> None:
+    """An average lies between the least and the most of what it averages."""
+    pace: float | None = None
+    for one in measured:
+        pace = batching.new_pace(pace, one)
+    assert pace is not None
+    margin = 1e-9 * max(measured)
+    assert min(measured) - margin <= pace <= max(measured) + margin
+
+
+def test_a_clock_too_coarse_for_the_tasks_does_no_harm() -> None:
+    """Tasks that seem to last no time at all, however many, leave a pace that can be used."""
+    pace: float | None = 1e6
+    for _ in range(5000):
+        pace = batching.new_pace(pace, 0.0)
+        assert batching.room(pace, 0) >= 1
+
+
+@given(pace=paces, unbegun=st.integers(0, 900))
+def test_nothing_is_not_worth_taking_back(pace: float | None, unbegun: int) -> None:
+    """Only what exists is taken back, and of long tasks every single one."""
+    worth = batching.worth_taking_back(pace, unbegun)
+    assert not (worth and unbegun == 0)
+    if unbegun and (pace is None or pace >= batching.STEAL_NS):
+        assert worth

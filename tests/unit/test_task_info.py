@@ -1,0 +1,291 @@
+"""What ``result.info`` tells, put together from hand-made facts."""
+
+from __future__ import annotations
+
+import multiprocessing
+import threading
+import time
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from glasspool.engines.local import payload, wire
+from glasspool.engines.local.outcome import RAISED, VALUE
+from glasspool.errors import TaskCancelled, TaskTimeout, WorkerDied
+from glasspool.ledger import Held, Task
+from glasspool.results import AsyncResult, IMapIterator, MapResult, job_info, task_info
+from glasspool.snapshot import DeathCertificate
+
+NOW = time.monotonic_ns()
+SECOND = 1_000_000_000
+
+
+def engine(**more: Any) -> Any:
+    """Return as much of an engine as results ask for."""
+    facts: dict[str, Any] = {
+        "collector": SimpleNamespace(workers={}),
+        "callables": SimpleNamespace(name=lambda number: f"function{number}"),
+        "board": SimpleNamespace(entry=lambda record, seq: None),
+        "callers": {},
+        "nudge": lambda: None,
+        "next_id": lambda: 77,
+        "called_back": [],
+        "forgotten": [],
+    }
+    facts.update(more)
+    made = SimpleNamespace(**facts)
+    made.call_back = made.called_back.append
+    made.forget_callable = made.forgotten.append
+    return made
+
+
+def a_task(job: Any = None, index: int = 0, items: int = 1) -> Task:
+    """Return a task that was submitted a second ago."""
+    if job is None:
+        job = SimpleNamespace(job_id=5, function_name=lambda task: "work")
+    return Task(9, job, index, items, 1, wire.SINGLE, b"12345", NOW - SECOND)
+
+
+def a_worker(**more: Any) -> Any:
+    """Return as much of a worker as results ask for."""
+    facts = {"pid": 4711, "slot": 2, "ident": 111, "native_id": 4711, "record": 0, "held": None}
+    return SimpleNamespace(**{**facts, **more})
+
+
+def test_a_waiting_task() -> None:
+    """Nothing is known but the submission."""
+    info = task_info(engine(), a_task(), None, None)
+    assert (info.id, info.job, info.function, info.state) == (9, 5, "work", "waiting")
+    assert (info.pid, info.slot, info.thread, info.begun_at, info.run_s) == (None,) * 5
+    assert info.argument_bytes == 5
+    assert info.result_bytes is None
+    assert info.attempts == 0
+    assert info.submitted_at == pytest.approx(time.time() - 1, abs=1)
+
+
+def test_a_finished_task() -> None:
+    """Who ran it, in which thread, how long it waited and ran, and how large its value was."""
+    origin = (a_worker(), NOW - SECOND // 2, NOW - SECOND // 4, 300)
+    info = task_info(engine(), a_task(), (VALUE, "v"), origin)
+    assert (info.state, info.pid, info.slot, info.attempts) == ("done", 4711, 2, 1)
+    assert info.queue_wait_s == pytest.approx(0.5)
+    assert info.run_s == pytest.approx(0.25)
+    assert info.result_bytes == 300
+    assert info.thread is not None
+    assert info.thread.is_main
+    assert (info.thread.ident, info.thread.native_id) == (111, 4711)
+    assert info.thread.name == "MainThread"
+    assert info.submitted_at is not None
+    assert info.begun_at is not None
+    assert info.ended_at is not None
+    assert info.submitted_at < info.begun_at < info.ended_at
+
+
+@pytest.mark.parametrize("is_running", [True, False])
+def test_a_task_that_is_with_a_worker(is_running: bool) -> None:
+    """The scoreboard says whether it has begun; until then it is only sent."""
+    held = Held()
+    worker = a_worker(held=held)
+    task = a_task()
+    task.holder, task.seq = held, 4
+    entry = SimpleNamespace(begun_ns=NOW - SECOND // 2) if is_running else None
+    fake = engine(
+        collector=SimpleNamespace(workers={3: worker}),
+        board=SimpleNamespace(entry=lambda record, seq: entry),
+    )
+    info = task_info(fake, task, None, None)
+    assert info.state == ("running" if is_running else "sent")
+    assert info.pid == (4711 if is_running else None)
+    assert info.ended_at is None
+    assert info.run_s is None
+    assert info.attempts == (1 if is_running else 0)
+
+
+@pytest.mark.parametrize(
+    ("error", "word"),
+    [
+        (ValueError("v"), "failed"),
+        (WorkerDied(DeathCertificate(pid=12, slot=1, cause="x")), "lost"),
+        (TaskCancelled("c"), "cancelled"),
+        (TaskTimeout("t"), "timeout"),
+    ],
+)
+def test_the_words_for_a_bad_end(error: Exception, word: str) -> None:
+    """Each way to end has its word."""
+    info = task_info(engine(), a_task(), (RAISED, error), (None, 0, 0, 0))
+    assert info.state == word
+    assert info.run_s is None
+
+
+def test_a_lost_task_names_the_dead_worker() -> None:
+    """The certificate says who had it, though nobody told its end."""
+    error = WorkerDied(DeathCertificate(pid=12, slot=1, cause="x"))
+    info = task_info(engine(), a_task(), (RAISED, error), (None, 0, 0, 0))
+    assert (info.pid, info.slot) == (12, 1)
+
+
+@pytest.mark.parametrize("kind", [wire.ERROR, wire.EXIT, wire.UNSENDABLE])
+def test_an_error_as_it_came_is_a_failure(kind: int) -> None:
+    """The word does not wait until somebody asks for the error itself."""
+    info = task_info(engine(), a_task(), (kind, b""), (a_worker(), NOW - 10, NOW, 0))
+    assert info.state == "failed"
+
+
+def test_a_job_adds_its_tasks_up() -> None:
+    """Items, bytes and run times are sums; begin is the first, end the last."""
+    tasks: list[Task | None] = [a_task(index=i, items=4) for i in range(3)]
+    origins: list[Any] = [
+        (a_worker(pid=i), NOW - SECOND // 2 + i, NOW - SECOND // 4 + i, 10) for i in range(3)
+    ]
+    info = job_info(engine(), 5, True, None, tasks, origins)
+    assert (info.state, info.items, info.argument_bytes, info.result_bytes) == ("done", 12, 15, 30)
+    assert info.run_s == pytest.approx(0.75)
+    assert [task.pid for task in info.tasks] == [0, 1, 2]
+    assert info.begun_at == min(task.begun_at for task in info.tasks if task.begun_at)
+    assert info.ended_at == max(task.ended_at for task in info.tasks if task.ended_at)
+
+
+def test_a_job_that_is_under_way() -> None:
+    """Tasks that were not made yet are not counted; the job runs once one has begun."""
+    origins: list[Any] = [None, None]
+    assert job_info(engine(), 5, False, None, [None, None], origins).state == "waiting"
+    assert job_info(engine(), 5, False, None, [a_task(), None], origins).state == "waiting"
+    one: list[Any] = [(a_worker(), NOW - 10, NOW, 0), None]
+    info = job_info(engine(), 5, False, None, [a_task(), None], one)
+    assert info.state == "running"
+    assert len(info.tasks) == 1
+    assert info.ended_at is None
+    assert job_info(engine(), 5, True, (RAISED, OSError()), [None], [None]).state == "failed"
+
+
+# Results that are settled by hand --------------------------------------------------------------
+
+
+def settled(result: Any, task: Task, value: Any) -> None:
+    """Settle a task as the collector does."""
+    result.settle(task, wire.OK, payload.dump(value), a_worker(), NOW - 10, NOW)
+
+
+def test_an_async_result_is_ready_when_settled() -> None:
+    """Before: not ready, ``successful`` raises. After: the value, as often as one asks."""
+    result: AsyncResult[int] = AsyncResult(SimpleNamespace(), engine(), None, None)  # type: ignore[arg-type]
+    task = a_task(result)
+    result._task = task
+    assert not result.ready()
+    with pytest.raises(ValueError, match="not ready"):
+        result.successful()
+    with pytest.raises(multiprocessing.TimeoutError):
+        result.get(0.01)
+    settled(result, task, [42])
+    assert result.ready()
+    assert result.successful()
+    assert result.get() is result.get(0)  # type: ignore[comparison-overlap]
+    assert result._pool is None, "a finished result must not keep its pool"
+
+
+def test_a_callback_comes_before_ready() -> None:
+    """With a callback, the result is ready when that has run, also if it raised."""
+    fake = engine()
+    seen: list[Any] = []
+
+    def callback(value: Any) -> None:
+        seen.append((value, result.ready()))
+        raise RuntimeError("reported, and no more")
+
+    result: AsyncResult[int] = AsyncResult(SimpleNamespace(), fake, callback, None)  # type: ignore[arg-type]
+    task = a_task(result)
+    result._task = task
+    settled(result, task, 1)
+    assert not result.ready()
+    reported: list[threading.ExceptHookArgs] = []
+    hook, threading.excepthook = threading.excepthook, reported.append  # type: ignore[assignment]
+    try:
+        fake.called_back[0].run_callback()
+    finally:
+        threading.excepthook = hook
+    assert seen == [(1, False)]
+    assert result.ready()
+    assert [type(args.exc_value) for args in reported] == [RuntimeError]
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 2, 0)])
+def test_a_map_result_joins_its_chunks_in_order(order: tuple[int, ...]) -> None:
+    """Whatever the order of arrival, the values stand in the order of the items."""
+    job: MapResult[int] = MapResult(SimpleNamespace(), engine(), None, None, 5, 2, False)  # type: ignore[arg-type]
+    assert job._number_left == 3
+    chunks = [[0, 1], [2, 3], [4]]
+    for index in order:
+        assert not job.ready()
+        settled(job, a_task(job, index), chunks[index])
+    assert job.get() == [0, 1, 2, 3, 4]
+
+
+def test_a_map_of_nothing_is_ready_at_once() -> None:
+    """No item, no task, no waiting."""
+    job: MapResult[int] = MapResult(SimpleNamespace(), engine(), None, None, 0, 1, True)  # type: ignore[arg-type]
+    assert job.ready()
+    assert job.get(0) == []
+
+
+def test_an_aborted_map_wakes_its_waiter() -> None:
+    """The end of the pool reaches whoever waits, once; later chunks change nothing."""
+    job: MapResult[int] = MapResult(SimpleNamespace(), engine(), None, None, 2, 1, True)  # type: ignore[arg-type]
+    job.abort(TaskCancelled("the end"))
+    job.abort(TaskCancelled("the end again"))
+    settled(job, a_task(job, 0), 1)
+    settled(job, a_task(job, 1), 2)
+    with pytest.raises(TaskCancelled, match="the end$"):
+        job.get(0)
+
+
+@pytest.mark.parametrize("is_ordered", [True, False])
+def test_an_iterator_gives_each_value_once(is_ordered: bool) -> None:
+    """Ordered: in the order of the items. Unordered: in the order of arrival. Then it ends."""
+    job: IMapIterator[int] = IMapIterator(SimpleNamespace(), engine(), is_ordered, False)  # type: ignore[arg-type]
+    for index in (2, 0, 1):
+        settled(job, a_task(job, index), index)
+    job.set_length(3)
+    assert list(job) == ([0, 1, 2] if is_ordered else [2, 0, 1])
+    with pytest.raises(StopIteration):
+        job.next(0)
+    assert job._pool is None
+
+
+def test_an_iterator_waits_no_longer_than_told() -> None:
+    """What has not come by then can still be had later, and does not get lost."""
+    job: IMapIterator[int] = IMapIterator(SimpleNamespace(), engine(), True, True)  # type: ignore[arg-type]
+    with pytest.raises(multiprocessing.TimeoutError):
+        job.next(0.01)
+    settled(job, a_task(job, 0), [1, 2])
+    assert [job.next(0), job.next(0)] == [1, 2]
+    with pytest.raises(multiprocessing.TimeoutError):
+        job.next(0)
+    job.set_length(1)
+    with pytest.raises(StopIteration):
+        job.next(0)
+
+
+def test_an_iterator_goes_on_after_an_error() -> None:
+    """A failed item raises in its turn, and the next one follows."""
+    job: IMapIterator[int] = IMapIterator(SimpleNamespace(), engine(), True, False)  # type: ignore[arg-type]
+    settled(job, a_task(job, 0), 0)
+    job.settle_index(1, (RAISED, KeyError("one")))
+    settled(job, a_task(job, 2), 2)
+    job.set_length(3)
+    assert job.next() == 0
+    with pytest.raises(KeyError):
+        job.next()
+    assert job.next() == 2
+
+
+def test_an_aborted_iterator_raises_once_and_ends() -> None:
+    """After the error of the abort there is nothing more to wait for."""
+    job: IMapIterator[int] = IMapIterator(SimpleNamespace(), engine(), True, False)  # type: ignore[arg-type]
+    settled(job, a_task(job, 0), 0)
+    job.abort(TaskCancelled("the end"))
+    assert job.next() == 0
+    with pytest.raises(TaskCancelled):
+        job.next(0)
+    with pytest.raises(StopIteration):
+        job.next(0)
