@@ -33,7 +33,10 @@ def _quota(root: Path = Path("/sys/fs/cgroup"), groups: Path = Path("/proc/self/
         return None
     found = []
     for line in lines:
-        _, controllers, path = line.split(":", 2)
+        fields = line.split(":", 2)
+        if len(fields) != 3:
+            continue
+        _, controllers, path = fields
         if not controllers:
             found += [_quota_v2(folder) for folder in _upwards(root, path)]
         elif "cpu" in controllers.split(","):

@@ -8,7 +8,6 @@ user's. A job with a callback is ready when its callback has run, as in the stan
 from __future__ import annotations
 
 import multiprocessing
-import sys
 import threading
 import time
 from collections import deque
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from glasspool.engines.local import wire
 from glasspool.engines.local.outcome import RAISED, VALUE, Outcome, rebuild
+from glasspool.engines.local.workers import report_thread_error
 from glasspool.errors import TaskCancelled, TaskTimeout, WorkerDied
 from glasspool.latch import Latch
 from glasspool.snapshot import TaskInfo, ThreadRef
@@ -82,7 +82,7 @@ class _Job(Latch):
             if callback is not None:
                 callback(value)
         except BaseException:  # reported, as for any thread; it stops nothing
-            _report_callback_error()
+            report_thread_error()
         self._pool = None
         self.set()
 
@@ -500,11 +500,6 @@ class IMapIterator(Generic[T]):
         left = None if deadline is None else deadline - time.monotonic()
         if not wait_as_caller(self._engine, latch, left, "waiting in next()"):
             raise multiprocessing.TimeoutError
-
-
-def _report_callback_error() -> None:
-    arguments = threading.ExceptHookArgs((*sys.exc_info(), threading.current_thread()))
-    threading.excepthook(arguments)
 
 
 def task_info(

@@ -48,7 +48,7 @@ def _busy(board: Board, record: int, pid: int) -> None:
     for which, value in words.items():
         board.set_word(record, which, value)
     board.name_call(0, "work")
-    scoreboard.BEGIN.pack_into(board.view, board.ring(record), 1, 17, 0, 1, 0)
+    scoreboard.BEGIN.pack_into(board.view, board.ring(record), 17, 0, 1, 0, 1)
 
 
 def test_a_missing_folder_has_no_pools(tmp_path, monkeypatch):

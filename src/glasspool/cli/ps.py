@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -48,7 +49,7 @@ def main(arguments: Sequence[str], *, stacks: bool = False) -> int:
     except BrokenPipeError:
         # The reader of our output has left, as "head" does. The interpreter's last flush must not
         # meet the same error.
-        sys.stdout = None
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
 
 
@@ -57,6 +58,7 @@ def _shows_list(options: argparse.Namespace) -> Callable[[], int]:
 
     def show() -> int:
         listings = running.pools()
+        _clear(options)
         if options.json:
             _print_json(listings)
         else:
@@ -75,6 +77,7 @@ def _shows_one(options: argparse.Namespace, stacks: bool) -> Callable[[], int]:
             picture = running.picture(options.pid, stacks=stacks or options.stacks)
         except (running.NoSuchProcess, running.NotPermitted, running.NoPool) as error:
             return complain(str(error))
+        _clear(options)
         if options.json:
             print(picture.to_json(indent=1), flush=True)
         else:
@@ -84,6 +87,12 @@ def _shows_one(options: argparse.Namespace, stacks: bool) -> Callable[[], int]:
     return show
 
 
+def _clear(options: argparse.Namespace) -> None:
+    """Begin a fresh screen for the next picture of a watch; other files get one after another."""
+    if options.watch is not None and sys.stdout.isatty():
+        print("\033[H\033[2J", end="")
+
+
 def _watch(show: Callable[[], int], every_s: float) -> int:
     from threading import Event
 
@@ -91,8 +100,6 @@ def _watch(show: Callable[[], int], every_s: float) -> int:
     seen = False
     try:
         while True:
-            if sys.stdout.isatty():
-                print("\033[H\033[2J", end="")
             code = show()
             if code:
                 # A program that was seen and has ended is the good end of watching it.

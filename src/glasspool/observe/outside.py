@@ -18,6 +18,7 @@ from glasspool.observe import procfs, pyspy
 from glasspool.observe.procfs import OsProcess, OsThread
 from glasspool.snapshot import (
     Evidence,
+    Frame,
     InitializerInfo,
     PoolInfo,
     ProcessInfo,
@@ -43,6 +44,10 @@ _STARTED_WITH = (
     ("multiprocessing.spawn", "worker"),
     ("--multiprocessing-fork", "worker"),
 )
+
+# The function with which a worker, and the template, begin their own life after the fork.
+_LOCAL = os.path.join("glasspool", "engines", "local")
+_ENTRIES = {"worker.py": "main", "template.py": "_become_template"}
 
 _PARTLY = "multiprocessing.Pool (read partly)"
 _NO_POOL = "Python program (no pool found)"
@@ -162,8 +167,18 @@ def with_stacks(pool: PoolInfo) -> PoolInfo:
         replace(process, threads=tuple(_with_stack(t, seen) for t in process.threads))
         for process in pool.processes
     )
-    notes = tuple(dict.fromkeys(dump.note for dump in dumps.values() if dump.note))
-    return replace(pool, processes=processes, notes=(*pool.notes, *notes))
+    return replace(pool, processes=processes, notes=(*pool.notes, *_refusals(dumps)))
+
+
+def _refusals(dumps: dict[int, pyspy.Dump]) -> Iterator[str]:
+    """Say once why stacks are missing, and of which processes if not of all."""
+    pids: dict[str, list[int]] = {}
+    for pid, dump in dumps.items():
+        if dump.note:
+            pids.setdefault(dump.note, []).append(pid)
+    for note, of in pids.items():
+        where = "" if len(of) == len(dumps) else f" (process {', '.join(map(str, of))})"
+        yield f"no stacks: {note}{where}"
 
 
 def _with_stack(thread: ThreadInfo, seen: dict[tuple[int, int], pyspy.OutsideThread]) -> ThreadInfo:
@@ -177,9 +192,18 @@ def _with_stack(thread: ThreadInfo, seen: dict[tuple[int, int], pyspy.OutsideThr
         ident=told.ident if thread.ident is None else thread.ident,
         roles=roles,
         python=True,
-        stack=told.stack,
+        stack=_own_part(told.stack),
         evidence=Evidence("py-spy", note=thread.evidence.note),
     )
+
+
+def _own_part(stack: tuple[Frame, ...]) -> tuple[Frame, ...]:
+    """Leave out what a forked process inherited: the frames of its parent at the fork."""
+    first = 0
+    for index, frame in enumerate(stack):
+        if frame.function == _ENTRIES.get(os.path.basename(frame.file)) and _LOCAL in frame.file:
+            first = index
+    return stack[first:]
 
 
 def _records(board: Board) -> Iterator[int]:
@@ -364,7 +388,7 @@ def _process(
 ) -> ProcessInfo:
     return ProcessInfo(
         pid=process.pid,
-        name=process.name if role == "worker" else role,
+        name=role,
         role=role,
         threads=threads,
         state="",

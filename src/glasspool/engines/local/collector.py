@@ -22,8 +22,8 @@ from glasspool.engines.local import scoreboard as sb
 from glasspool.engines.local.mailbox import Mailbox
 from glasspool.engines.local.outcome import RAISED, Segment
 from glasspool.engines.local.payload import Parcel
-from glasspool.engines.local.workers import Worker
-from glasspool.errors import TaskCancelled, WorkerDied
+from glasspool.engines.local.workers import Worker, report_thread_error
+from glasspool.errors import GlasspoolError, TaskCancelled, WorkerDied
 from glasspool.ledger import CANCELLED, DONE, FAILED, LOST, Held, Ledger, Task
 
 if TYPE_CHECKING:
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 DRAIN = 2048
 BATCH_BYTES = 96 * 1024
+ALONE_BYTES = 16 * 1024
+FORGET_AT_ONCE = 500
 LOOK_AFTER_NS = 1_000_000
 LOOK_EVERY_S = 0.002
 
@@ -61,6 +63,7 @@ class Collector:
         self.stopped = False
         self._ended = False
         self._parked = False
+        self._crashed = False
 
     # The loop -------------------------------------------------------------------------------------
 
@@ -68,11 +71,18 @@ class Collector:
         """Run until the pool has ended, or until parked."""
         kernel.name_this_thread(self._engine.os_name("tasks+res"))
         self._parked = False
+        while not self._ended and not self._parked:
+            try:
+                self._turn()
+            except Exception as error:  # a fault of ours: nobody may wait for ever because of it
+                self._crash(error)
+
+    def _turn(self) -> None:
         poll, mailbox = self._poll, self.mailbox
-        while not self._ended:
+        while True:
             self._work_off()
             if self._ended or self._parked:
-                break
+                return
             if self.ledger.waiting:
                 self._hand_out()
             if self.closing and not self.stopped and self._is_finished():
@@ -91,6 +101,19 @@ class Collector:
             mailbox.wake_up(rung)
             if self._look_at is not None and time.monotonic() >= self._look_at:
                 self._look()
+
+    def _crash(self, error: Exception) -> None:
+        """End everything with an error after a fault of our own; at the second one, just leave."""
+        report_thread_error()
+        if self._crashed:
+            self._ended = True
+            self._engine.stopping()
+            return
+        self._crashed = True
+        why = GlasspoolError(f"an internal error ended the pool: {type(error).__name__}: {error}")
+        why.__cause__ = error
+        self.fail(why)
+        self._stop_workers(hard=True)
 
     def _work_off(self) -> None:
         """Take in what other threads have put here: tasks, rows of tasks, and calls."""
@@ -160,7 +183,7 @@ class Collector:
         sent: list[Task] = []
         fd: int | None = None
         size = 0
-        for number in worker.forget:
+        for number in worker.forget[:FORGET_AT_ONCE]:
             parts.append(wire.REQUEST.pack(wire.FORGET, 0, number, 0, 0))
         while len(sent) < wanted and fd is None:
             task = ledger.next_waiting()
@@ -169,9 +192,10 @@ class Collector:
             body = task.payload
             if task.call and task.call not in worker.known:
                 definition = self._define(task.call)
-                if isinstance(definition, tuple):
-                    if sent or not self._post(worker, *definition):
-                        break  # it travels alone, with its segment
+                if isinstance(definition, tuple) or len(definition) > ALONE_BYTES:
+                    alone = definition if isinstance(definition, tuple) else (definition, None)
+                    if sent or not self._post(worker, *alone):
+                        break  # it travels alone
                     worker.known.add(task.call)
                     continue
                 parts.append(definition)
@@ -196,7 +220,7 @@ class Collector:
             ledger.unsend(held, sent)
             worker.known.difference_update(task.call for task in sent)
             return
-        worker.forget.clear()
+        del worker.forget[:FORGET_AT_ONCE]
         self._idle.pop(worker, None)
         if worker.quota is not None:
             worker.quota -= len(sent)
@@ -290,7 +314,7 @@ class Collector:
                 self._hear_word(worker, kind, task_id, body, begun, ended)
                 continue
             task = end_of(held, task_id, how_of(kind, FAILED))
-            if kind == wire.OK_SEGMENT:
+            if kind in wire.SEGMENTS:
                 body = Segment(body, fds.pop(0))
             if task is None:
                 continue  # known already: the outbox was read before the message came

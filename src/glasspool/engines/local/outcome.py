@@ -34,6 +34,10 @@ class Segment:
         """Rebuild the value; its buffers are views of the memory."""
         return payload.load_segment(self.head, os.dup(self.fd))
 
+    def raw(self) -> bytes:
+        """Return the first part as it is."""
+        return os.pread(self.fd, payload.segment_lengths(self.head)[0], 0)
+
     def __len__(self) -> int:
         return sum(payload.segment_lengths(self.head))
 
@@ -66,8 +70,9 @@ def text_of(body: bytes) -> str:
     return str(pickle.loads(body)[2])
 
 
-def _exception(kind: int, body: bytes) -> BaseException:
-    name, message, story, pickled, why, unloadable = pickle.loads(body)
+def _exception(kind: int, body: bytes | Segment) -> BaseException:
+    packed = body.raw() if isinstance(body, Segment) else body
+    name, message, story, pickled, why, unloadable = pickle.loads(packed)
     if unloadable:
         return SerializationError(
             f"{name}: {message}",
@@ -88,7 +93,7 @@ def _exception(kind: int, body: bytes) -> BaseException:
             f"the task raised {name}: {message}\n"
             f"(the exception itself did not arrive: {why})\nThe worker's traceback:\n{story}",
         )
-    if kind == wire.EXIT:
+    if kind in (wire.EXIT, wire.EXIT_SEGMENT):
         exit_error = TaskExit(f"the task raised {name}({message})")
         exit_error.__cause__ = original
         return exit_error

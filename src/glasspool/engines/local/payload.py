@@ -148,6 +148,22 @@ def dump_any(value: Any) -> tuple[bytes | Parcel, bool]:
             raise error from None
 
 
+def dump_in_one_piece(value: Any, by_value: bool) -> bytes:
+    """Pickle a value, of any size, into bytes; by value where plain pickle cannot and it may be.
+
+    Raises:
+        Exception: It cannot be pickled.
+    """
+    try:
+        return bytes(ForkingPickler.dumps(value, PROTOCOL))
+    except _NOT_BY_REFERENCE:
+        if not by_value:
+            raise
+        import cloudpickle
+
+        return bytes(cloudpickle.dumps(value, PROTOCOL))
+
+
 def dump_plain(value: Any) -> bytes:
     """Pickle a value of built-in types in one piece."""
     return pickle.dumps(value, PROTOCOL)

@@ -46,7 +46,9 @@ OK_SEGMENT: Final = 1
 ERROR: Final = 2
 EXIT: Final = 3
 UNSENDABLE: Final = 4
-SKIPPED: Final = 5  # begun_ns holds the number of the task at the worker
+ERROR_SEGMENT: Final = 5
+EXIT_SEGMENT: Final = 6
+SKIPPED: Final = 7  # begun_ns holds the number of the task at the worker
 CONTROL: Final = 100
 HELLO: Final = 100
 INITIALIZER_FAILED: Final = 101
@@ -54,6 +56,9 @@ STACKS: Final = 102
 
 MESSAGE_BYTES: Final = 192 * 1024
 """No message is longer: ``SOCK_SEQPACKET`` refuses more than about 212,000 bytes."""
+
+SEGMENTS: Final = frozenset({OK_SEGMENT, ERROR_SEGMENT, EXIT_SEGMENT})
+WITH_SEGMENT: Final = {OK: OK_SEGMENT, ERROR: ERROR_SEGMENT, EXIT: EXIT_SEGMENT}
 
 INLINE_BYTES: Final = 128 * 1024
 """A longer body travels in a segment of shared memory."""

@@ -168,7 +168,7 @@ class Worker:
             try:
                 initializer(*initargs)
             except BaseException as error:
-                body = _error_body(error, by_value=False)
+                body = _error_body(error, by_value=False, limit=wire.INLINE_BYTES)
                 self._outbox.put(wire.INITIALIZER_FAILED, 0, body, 0, begun, time.monotonic_ns())
                 self._outbox.flush()
                 return False
@@ -248,14 +248,14 @@ class Worker:
         except BaseException as error:  # every way out of a task is told
             ended = time.monotonic_ns()
             kind = _error_kind(error)
-            reply = _error_body(error, bool(flags & wire.BY_VALUE))
+            reply = _error_reply(error, bool(flags & wire.BY_VALUE))
         value = None
         self._task = None
         if isinstance(reply, bytes):
             self._outbox.put(kind, 0, reply, task, begun, ended)
         else:
             self._outbox.put_segment(
-                wire.OK_SEGMENT, 0, reply.head, reply.fd, task, begun, ended
+                wire.WITH_SEGMENT[kind], 0, reply.head, reply.fd, task, begun, ended
             )
         status = sb.DONE if kind <= wire.OK_SEGMENT else sb.FAILED
         words[entry // 8 + sb.E_RESULT] = len(reply) | status << 56
@@ -430,24 +430,39 @@ def _error_kind(error: BaseException) -> int:
     return wire.ERROR if isinstance(error, Exception) else wire.EXIT
 
 
-def _error_body(error: BaseException, by_value: bool) -> bytes:
+def _error_reply(error: BaseException, by_value: bool) -> bytes | payload.Parcel:
+    body = _error_body(error, by_value)
+    return body if len(body) <= wire.INLINE_BYTES else payload.Parcel([body])
+
+
+def _error_body(error: BaseException, by_value: bool, limit: int | None = None) -> bytes:
     """Pack an exception: its story as text, and the exception itself if it can be pickled."""
     unloadable = isinstance(error, _Unloadable)
     if unloadable and error.__cause__ is not None:
         error = error.__cause__
-    story = "".join(
-        traceback.format_exception(type(error), error, _from_task(error.__traceback__))
+    story = _cut_middle(
+        "".join(traceback.format_exception(type(error), error, _from_task(error.__traceback__)))
     )
     wrapped = ExceptionWithTraceback.__new__(ExceptionWithTraceback)
     wrapped.exc = error
     wrapped.tb = f'\n"""\n{story}"""'
+    pickled: bytes | None = None
+    why = ""
     try:
-        packed, _ = payload.dump_any(wrapped) if by_value else (payload.dump(wrapped), False)
-        pickled: bytes | None = packed if isinstance(packed, bytes) else None
-        why = "" if pickled is not None else "it is too large"
+        pickled = payload.dump_in_one_piece(wrapped, by_value)
+        if limit is not None and len(pickled) > limit // 2:
+            pickled, why = None, "it is too large"
     except Exception as failure:
-        pickled, why = None, repr(failure)[:500]
-    return payload.dump_plain((type(error).__qualname__, _text_of(error), story, pickled, why, unloadable))
+        why = repr(failure)[:500]
+    name = type(error).__qualname__
+    return payload.dump_plain((name, _text_of(error), story, pickled, why, unloadable))
+
+
+def _cut_middle(text: str, limit: int = 20_000) -> str:
+    if len(text) <= limit:
+        return text
+    half = limit // 2
+    return f"{text[:half]}\n[... {len(text) - limit} characters ...]\n{text[-half:]}"
 
 
 def _unsendable_body(error: Exception, value: Any) -> bytes:

@@ -19,6 +19,7 @@ import os
 import select
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -160,7 +161,10 @@ class WorkerHandler:
     def _work_off(self) -> None:
         items = self.mailbox.items
         while items and not self._parked:
-            items.popleft()()
+            try:
+                items.popleft()()
+            except Exception:  # a fault of ours: the other items are to be done all the same
+                report_thread_error()
 
     def _attend(self, fd: int) -> None:
         worker = self._by_fd.get(fd)
@@ -405,6 +409,11 @@ def _fork_server_pid() -> int | None:
 
     forkserver.ensure_running()
     return getattr(forkserver._forkserver, "_forkserver_pid", None)
+
+
+def report_thread_error() -> None:
+    """Report the exception that is being handled, as Python does for one that ends a thread."""
+    threading.excepthook(threading.ExceptHookArgs((*sys.exc_info(), threading.current_thread())))
 
 
 def new_thread(target: Callable[[], None], name: str) -> threading.Thread:
