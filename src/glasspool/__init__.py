@@ -14,24 +14,24 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from glasspool._version import __version__
-from glasspool.errors import (
-    EngineUnavailable,
-    GlasspoolError,
-    InitializerFailed,
-    SerializationError,
-    TaskCancelled,
-    TaskExit,
-    TaskTimeout,
-    WorkerDied,
-)
-from glasspool.pool import Pool
-from glasspool.registry import ForkWarning
-from glasspool.results import AsyncResult, IMapIterator, MapResult
 
 if TYPE_CHECKING:
     from glasspool.engines.local.worker import WorkerInfo
+    from glasspool.errors import (
+        EngineUnavailable,
+        GlasspoolError,
+        InitializerFailed,
+        SerializationError,
+        TaskCancelled,
+        TaskExit,
+        TaskTimeout,
+        WorkerDied,
+    )
     from glasspool.observe.entry import inspect, name_threads
+    from glasspool.pool import Pool
+    from glasspool.registry import ForkWarning
     from glasspool.replacement import install, uninstall
+    from glasspool.results import AsyncResult, IMapIterator, MapResult
     from glasspool.snapshot import (
         DeathCertificate,
         Evidence,
@@ -78,29 +78,20 @@ __all__ = [
     "worker",
 ]
 
-# What is not needed to run a pool is loaded when it is first asked for.
-_LAZY = {
-    "inspect": "glasspool.observe.entry",
-    "name_threads": "glasspool.observe.entry",
-    "install": "glasspool.replacement",
-    "uninstall": "glasspool.replacement",
-    "WorkerInfo": "glasspool.engines.local.worker",
-    **dict.fromkeys(
-        (
-            "DeathCertificate",
-            "Evidence",
-            "Frame",
-            "InitializerInfo",
-            "PoolInfo",
-            "ProcessInfo",
-            "Snapshot",
-            "TaskInfo",
-            "ThreadInfo",
-            "ThreadRef",
-        ),
-        "glasspool.snapshot",
-    ),
+_HOME = {
+    "glasspool.engines.local.worker": "WorkerInfo",
+    "glasspool.errors": """EngineUnavailable GlasspoolError InitializerFailed SerializationError
+        TaskCancelled TaskExit TaskTimeout WorkerDied""",
+    "glasspool.observe.entry": "inspect name_threads",
+    "glasspool.pool": "Pool",
+    "glasspool.registry": "ForkWarning",
+    "glasspool.replacement": "install uninstall",
+    "glasspool.results": "AsyncResult IMapIterator MapResult",
+    "glasspool.snapshot": """DeathCertificate Evidence Frame InitializerInfo PoolInfo ProcessInfo
+        Snapshot TaskInfo ThreadInfo ThreadRef""",
 }
+# Each public name is loaded when it is first asked for: a view does not need a pool, nor a pool views.
+_MODULE_OF = {name: module for module, names in _HOME.items() for name in names.split()}
 
 
 def worker() -> WorkerInfo | None:
@@ -111,7 +102,7 @@ def worker() -> WorkerInfo | None:
 
 
 def __getattr__(name: str) -> Any:
-    module = _LAZY.get(name)
+    module = _MODULE_OF.get(name)
     if module is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     import importlib

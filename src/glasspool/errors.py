@@ -17,7 +17,7 @@ traceback as its ``__cause__``.
 
 from __future__ import annotations
 
-from multiprocessing.pool import MaybeEncodingError
+from multiprocessing.pool import MaybeEncodingError  # type: ignore[attr-defined]  # typeshed lacks it
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class InitializerFailed(GlasspoolError):
     """
 
 
-class SerializationError(GlasspoolError, MaybeEncodingError):
+class SerializationError(GlasspoolError, MaybeEncodingError):  # type: ignore[misc]  # as above
     """A function, argument, result or exception could not be pickled or rebuilt.
 
     Attributes:

@@ -84,7 +84,9 @@ class Feed:
 
     def run_in_thread(self, at_end: Callable[[Feed, BaseException | None], None]) -> None:
         """Make the rest of the tasks on an ``iterable`` thread."""
-        thread = new_thread(lambda: self._run_thread(at_end, thread), f"{self._engine.name} iterable")
+        thread = new_thread(
+            lambda: self._run_thread(at_end, thread), f"{self._engine.name} iterable"
+        )
         self._engine.feeders.add(thread)
         thread.start()
 
@@ -131,7 +133,9 @@ class Feed:
             kind |= wire.BY_VALUE
         if isinstance(body, payload.Parcel):
             kind |= wire.SEGMENT
-        task = Task(engine.next_id(), self._job, index, items, number, kind, body, time.monotonic_ns())
+        task = Task(
+            engine.next_id(), self._job, index, items, number, kind, body, time.monotonic_ns()
+        )
         self._bytes += task.size
         self._note(index, task)
         self._group.append(task)

@@ -45,7 +45,7 @@ class Latch:
         mine.acquire()
         waiters = self._list()
         waiters.append(mine)
-        if self._is_set:
+        if self.is_set():
             return True
         try:
             # Woken by set(), or by a signal handler that raises.

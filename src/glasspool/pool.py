@@ -103,9 +103,7 @@ class Pool(multiprocessing.pool.Pool):
             raise
         registry.add(self, self._engine)
         # At interpreter exit only; a pool that is dropped before is ended by __del__.
-        self._finalizer = util.Finalize(
-            None, _end_at_exit, args=(self._engine,), exitpriority=15
-        )
+        self._finalizer = util.Finalize(None, _end_at_exit, args=(self._engine,), exitpriority=15)
         self._state = RUN
 
     @staticmethod
@@ -356,8 +354,7 @@ class Pool(multiprocessing.pool.Pool):
     def __repr__(self) -> str:
         cls = type(self)
         return (
-            f"<{cls.__module__}.{cls.__qualname__} state={self._state} "
-            f"pool_size={len(self._pool)}>"
+            f"<{cls.__module__}.{cls.__qualname__} state={self._state} pool_size={len(self._pool)}>"
         )
 
     def _check_owner(self) -> None:

@@ -13,19 +13,17 @@ def usable_processors() -> int:
     The quota is rounded up. At least 1. Sources: ``sched_getaffinity(2)``; the kernel's cgroup-v2
     (``cpu.max``) and cgroup-v1 (``cpu.cfs_quota_us``, ``cpu.cfs_period_us``) documents.
     """
-    if hasattr(os, "sched_getaffinity"):
-        count = len(os.sched_getaffinity(0))
-    else:
-        count = os.cpu_count() or 1
+    affinity = getattr(os, "sched_getaffinity", None)
+    count = (os.cpu_count() or 1) if affinity is None else len(affinity(0))
     quota = _quota()
     if quota is not None:
         count = min(count, math.ceil(quota))
     return max(1, count)
 
 
-def _quota(root: Path = Path("/sys/fs/cgroup"), groups: Path = Path("/proc/self/cgroup")) -> (
-    float | None
-):
+def _quota(
+    root: Path = Path("/sys/fs/cgroup"), groups: Path = Path("/proc/self/cgroup")
+) -> float | None:
     """Return the smallest quota of this process's cgroup and those above it, in processors."""
     try:
         lines = groups.read_text().splitlines()

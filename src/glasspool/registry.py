@@ -54,9 +54,7 @@ def new_name(name: str | None) -> tuple[str, int]:
     if not isinstance(name, str):
         raise TypeError(f"name must be a string, not {type(name).__name__}")
     if not name or len(name) > 64 or "/" in name or "\0" in name or not name.isprintable():
-        raise ValueError(
-            f"name must be 1 to 64 printable characters without a slash, not {name!r}"
-        )
+        raise ValueError(f"name must be 1 to 64 printable characters without a slash, not {name!r}")
     base, count = name, 1
     with _making:
         while name in _names:
@@ -117,7 +115,7 @@ def _run_hooks(engine: LocalEngine) -> None:
 
         picture = roster.describe(engine)
         slowest = roster.slowest(engine)
-        for hook in list(_hooks):
+        for hook in _hooks:
             hook(picture, slowest)
 
 
@@ -176,7 +174,8 @@ def caller_place() -> tuple[str, int]:
     here = os.path.dirname(os.path.abspath(__file__))
     while frame.f_back is not None:
         file = frame.f_code.co_filename
-        if not file.startswith(here) and "multiprocessing" not in os.path.dirname(file):
+        ours = file.startswith((here, "<frozen")) or "multiprocessing" in os.path.dirname(file)
+        if not ours:
             return file, frame.f_lineno
         frame = frame.f_back
     return frame.f_code.co_filename, frame.f_lineno

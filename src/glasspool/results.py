@@ -184,7 +184,7 @@ class AsyncResult(_Job, Generic[T]):
         finally:
             del value
 
-    def wait(self, timeout: float | None = None) -> None:
+    def wait(self, timeout: float | None = None) -> None:  # type: ignore[override]  # as stock's
         """Wait until the call has ended, at most ``timeout`` seconds."""
         self._await(timeout, "waiting in wait()")
 
@@ -321,7 +321,7 @@ class MapResult(_Job, Generic[T]):
         finally:
             del value
 
-    def wait(self, timeout: float | None = None) -> None:
+    def wait(self, timeout: float | None = None) -> None:  # type: ignore[override]  # as stock's
         """Wait until all items have ended, at most ``timeout`` seconds."""
         self._await(timeout, "waiting in wait()")
 
@@ -338,7 +338,9 @@ class MapResult(_Job, Generic[T]):
     @property
     def info(self) -> TaskInfo:
         """What is known of the job; ``.tasks`` has its chunks."""
-        return job_info(self._engine, self._id, self._is_set, self._failure, self._tasks, self._origins)
+        return job_info(
+            self._engine, self._id, self._is_set, self._failure, self._tasks, self._origins
+        )
 
 
 class IMapIterator(Generic[T]):

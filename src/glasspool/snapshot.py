@@ -202,7 +202,8 @@ class PoolInfo:
 
     ``kind`` is ``glasspool.Pool`` for ours, ``multiprocessing.Pool`` and so on for others.
     ``made_at`` is ``FILE:LINE`` of the call that made it. ``stats`` are the counters of
-    ``Pool.stats()``. ``ended`` are workers that have been replaced, oldest first. ``notes`` are sentences on what could not be seen, and why.
+    ``Pool.stats()``. ``ended`` are workers that have been replaced, oldest first. ``notes``
+    are sentences on what could not be seen, and why.
     """
 
     name: str

@@ -55,7 +55,9 @@ def name_threads(pool: multiprocessing.pool.Pool) -> None:
     if isinstance(pool, Pool):
         return
     if not isinstance(pool, multiprocessing.pool.Pool):
-        raise TypeError(f"name_threads takes a multiprocessing.pool.Pool, not {type(pool).__name__}")
+        raise TypeError(
+            f"name_threads takes a multiprocessing.pool.Pool, not {type(pool).__name__}"
+        )
     stock.name_threads(pool)
 
 

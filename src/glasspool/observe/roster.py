@@ -132,11 +132,12 @@ def stats(engine: LocalEngine) -> dict[str, int]:
 
 def slowest(engine: LocalEngine, count: int = 10) -> tuple[TaskInfo, ...]:
     """Return the longest finished tasks that the rings of the workers still know, longest first."""
-    found = []
     board = engine.board
-    for worker in engine.handler.workers.copy().values():
-        for entry in board.finished(worker.record):
-            found.append((entry.ended_ns - entry.begun_ns, worker, entry))
+    found = [
+        (entry.ended_ns - entry.begun_ns, worker, entry)
+        for worker in engine.handler.workers.copy().values()
+        for entry in board.finished(worker.record)
+    ]
     found.sort(key=lambda item: item[0], reverse=True)
     now, clock = time.time(), time.monotonic_ns()
     return tuple(
@@ -197,7 +198,7 @@ def _notes(engine: LocalEngine) -> tuple[str, ...]:
 
 
 def _open_tasks(engine: LocalEngine) -> list[TaskInfo]:
-    open_tasks = []
+    open_tasks: list[TaskInfo] = []
     for task in engine.collector.ledger.unended():
         if len(open_tasks) == OPEN_TASKS:
             break
@@ -402,5 +403,3 @@ def _without_inherited(stack: tuple[Frame, ...]) -> tuple[Frame, ...]:
         if frame.function == "main" and frame.file.endswith("engines/local/worker.py"):
             return stack[index:]
     return stack
-
-

@@ -286,7 +286,7 @@ def _counters(stats: Mapping[str, Any]) -> list[str]:
     return [
         f"{_safe(str(key)).replace('_', ' ')} {value}"
         for key, value in stats.items()
-        if key not in _NOT_SHOWN and isinstance(value, int) and not isinstance(value, bool)
+        if key not in _NOT_SHOWN and value and isinstance(value, int) and value is not True
     ]
 
 

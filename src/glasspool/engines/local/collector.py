@@ -183,8 +183,10 @@ class Collector:
         sent: list[Task] = []
         fd: int | None = None
         size = 0
-        for number in worker.forget[:FORGET_AT_ONCE]:
-            parts.append(wire.REQUEST.pack(wire.FORGET, 0, number, 0, 0))
+        parts += [
+            wire.REQUEST.pack(wire.FORGET, 0, number, 0, 0)
+            for number in worker.forget[:FORGET_AT_ONCE]
+        ]
         while len(sent) < wanted and fd is None:
             task = ledger.next_waiting()
             if task is None:
@@ -210,9 +212,7 @@ class Collector:
                 break
             ledger.send(held)
             sent.append(task)
-            parts.append(
-                wire.REQUEST.pack(wire.TASK, task.kind, task.call, task.id, len(body))
-            )
+            parts.append(wire.REQUEST.pack(wire.TASK, task.kind, task.call, task.id, len(body)))
             parts.append(body)
         if not sent:
             return
@@ -498,6 +498,7 @@ class Collector:
 
     def _stop_workers(self, hard: bool) -> None:
         self.stopped = True
+        self._engine.run_shutdown_hook()
         for worker in list(self.workers.values()):
             if not worker.stopping:
                 self._stop(worker, hard=hard and not (worker.ready and worker in self._idle))

@@ -443,12 +443,15 @@ class LocalEngine:
         self._terminating = True
         self.collector.mailbox.put(lambda: self.collector.terminate(TaskCancelled(why)))
 
-    def stopping(self) -> None:
-        """The collector has told all workers to stop (collector)."""
+    def run_shutdown_hook(self) -> None:
+        """Show the pool for a last time, with its workers still at work (collector)."""
         hook, self.on_shutdown = self.on_shutdown, None
         if hook is not None:
             with contextlib.suppress(Exception):  # a picture that fails must not keep the pool
                 hook(self)
+
+    def stopping(self) -> None:
+        """The collector has told all workers to stop (collector)."""
         self._terminating = True
         self.handler.mailbox.put(self.handler.finish)
 

@@ -56,7 +56,7 @@ class Outboxes:
 
     def __reduce__(self) -> tuple[Any, ...]:
         # To a worker that is being spawned the descriptor goes by multiprocessing's own way.
-        return _attach, (reduction.DupFd(self.fd), self.count)  # type: ignore[attr-defined]
+        return _attach, (reduction.DupFd(self.fd), self.count)
 
     def clear(self, record: int) -> None:
         """Empty an outbox for its next worker. Only the parent calls it, when no worker has it."""

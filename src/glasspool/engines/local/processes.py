@@ -80,9 +80,7 @@ class TemplateStarter:
         self.template.start(token, handle._identity, handle.name, values, end.fileno())
         return handle
 
-    def _boot(
-        self, fd: int, identity: tuple[int, ...], name: str, values: tuple[Any, ...]
-    ) -> int:
+    def _boot(self, fd: int, identity: tuple[int, ...], name: str, values: tuple[Any, ...]) -> int:
         """Run a worker, in the fork that is to be it."""
         setup = Setup(*values)
         parent = mp_process.current_process()

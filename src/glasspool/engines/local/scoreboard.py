@@ -270,7 +270,7 @@ class Board:
     @classmethod
     def _map(cls, path: Path, flags: int, access: int) -> Board:
         try:
-            fd = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW)
+            fd = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
         except OSError as error:
             raise BadBoard(path, (error.strerror or "cannot be opened").lower()) from None
         try:

@@ -26,7 +26,7 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
-from multiprocessing.pool import ExceptionWithTraceback
+from multiprocessing.pool import ExceptionWithTraceback  # type: ignore[attr-defined]
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -111,9 +111,7 @@ def main(
 class Worker:
     """The loop of a worker and what it owns."""
 
-    def __init__(
-        self, end: socket.socket, board: sb.Board, boxes: Outboxes, setup: Setup
-    ) -> None:
+    def __init__(self, end: socket.socket, board: sb.Board, boxes: Outboxes, setup: Setup) -> None:
         self.pid = os.getpid()
         self.setup = setup
         self._end = end
@@ -188,9 +186,7 @@ class Worker:
                 return
             if not message or not self._handle(message, fds):
                 return
-            self._outbox.flush()
-            self._set(sb.W_DONE, self._done)
-            self._set(sb.W_BUSY_NS, self._busy_ns)
+            self._flush()
 
     def leave(self) -> None:
         """Run the exit functions that were registered in this process, and flush its output."""
@@ -263,10 +259,14 @@ class Worker:
         self._done += 1
         self._busy_ns += ended - begun
         if ended - self._flushed_ns > FLUSH_NS:
-            self._outbox.flush()
+            self._flush()
             self._flushed_ns = ended
-            words[base + sb.W_DONE] = self._done
-            words[base + sb.W_BUSY_NS] = self._busy_ns
+
+    def _flush(self) -> None:
+        """Send what is finished; the account first, so that whoever has the results finds it true."""
+        self._set(sb.W_DONE, self._done)
+        self._set(sb.W_BUSY_NS, self._busy_ns)
+        self._outbox.flush()
 
     def _skip(self, seq: int, task: int, entry: int, flags: int, fds: list[int]) -> None:
         if flags & wire.SEGMENT:
@@ -280,8 +280,10 @@ class Worker:
     ) -> tuple[Any, bool]:
         by_value = bool(flags & wire.BY_VALUE)
         try:
-            values = payload.load_segment(body, fds.pop()) if flags & wire.SEGMENT else (
-                payload.load(body)
+            values = (
+                payload.load_segment(body, fds.pop())
+                if flags & wire.SEGMENT
+                else (payload.load(body))
             )
             if flags & wire.INLINE:
                 function, values = values

@@ -143,7 +143,7 @@ class WorkerHandler:
         self._parked = False
         while not self._ended and not self._parked:
             self._work_off()
-            if self._ended or self._parked:
+            if self._is_over():
                 break
             self.state = "watching workers"
             rung = False
@@ -157,6 +157,9 @@ class WorkerHandler:
             self._run_due()
         if self._ended:
             self._engine.dispose()
+
+    def _is_over(self) -> bool:
+        return self._ended or self._parked
 
     def _work_off(self) -> None:
         items = self.mailbox.items
