@@ -121,6 +121,13 @@ class Ledger:
         self.submitted += 1
         self.waiting.append(task)
 
+    def adopt(self, held: Held, task: Task) -> None:
+        """Take in a task that somebody has given to a worker already, with its number there."""
+        self.submitted += 1
+        task.state = SENT
+        task.holder = held
+        held.tasks[task.id] = task
+
     def next_waiting(self) -> Task | None:
         """Return the task that is to be sent next, or None."""
         waiting = self.waiting

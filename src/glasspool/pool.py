@@ -126,7 +126,10 @@ class Pool(multiprocessing.pool.Pool):
         Raises:
             Exception: What ``func`` raised; also as ``AsyncResult.get`` does.
         """
-        return self.apply_async(func, args, kwds).get()
+        result, task = self._prepare(func, args, kwds, None, None)
+        if task is not None and not self._engine.collector.lender.call(task):
+            self._engine.submit(task)
+        return result.get()
 
     def apply_async(  # type: ignore[override]
         self,
@@ -144,10 +147,25 @@ class Pool(multiprocessing.pool.Pool):
         Raises:
             ValueError: The pool is not running.
         """
+        result, task = self._prepare(func, args, kwds, callback, error_callback)
+        if task is not None:
+            self._engine.submit(task)
+        return result
+
+    def _prepare(
+        self,
+        func: Callable[..., T],
+        args: Iterable[Any],
+        kwds: Mapping[str, Any],
+        callback: Callable[[T], object] | None,
+        error_callback: Callable[[BaseException], object] | None,
+    ) -> tuple[AsyncResult[T], Task | None]:
+        """Make the result and the task of an apply; no task if it has failed already."""
         self._check_running()
         engine = self._engine
         result: AsyncResult[T] = AsyncResult(self, engine, callback, error_callback)
-        number, kind, body = 0, wire.APPLY, b""
+        number, kind = 0, wire.APPLY
+        body: bytes | payload.Parcel = b""
         failure: Exception | None = None
         try:
             known = engine.callables.by_reference(func)
@@ -158,23 +176,21 @@ class Pool(multiprocessing.pool.Pool):
                 value, kind = (func, value), kind | wire.INLINE
             else:
                 number = known.number
-            packed, by_value = payload.dump_any(value)
+            body, by_value = payload.dump_any(value)
             if by_value:
                 kind |= wire.BY_VALUE
-            if type(packed) is not bytes:
+            if type(body) is not bytes:
                 kind |= wire.SEGMENT
-            body = packed  # type: ignore[assignment]
         except Exception as error:
             failure = error
         task = Task(engine.next_id(), result, 0, 1, number, kind, body, time.monotonic_ns())
         result._task = task
         if not number:
             result._function = payload.callable_name(func)
-        if failure is not None:
-            engine.submit_failed(task, failure)
-        else:
-            engine.submit(task)
-        return result
+        if failure is None:
+            return result, task
+        engine.submit_failed(task, failure)
+        return result, None
 
     def map(
         self, func: Callable[[Any], T], iterable: Iterable[Any], chunksize: int | None = None

@@ -81,6 +81,10 @@ class Gate:
         """Let all tasks go on."""
         self.event.set()
 
+    def drop(self) -> None:
+        """Give the semaphores back: pytest itself keeps the gate for a while."""
+        vars(self).clear()
+
     def wait_for_tasks(self, count: int = 1) -> None:
         """Wait until so many more tasks are at the gate."""
         for _ in range(count):
@@ -88,15 +92,19 @@ class Gate:
 
 
 @pytest.fixture
-def gate(ctx: BaseContext) -> Gate:
+def gate(ctx: BaseContext, leak_check: None) -> Iterator[Gate]:
     """Return a gate for each start method."""
-    return Gate(ctx)
+    made = Gate(ctx)
+    yield made
+    made.drop()
 
 
 @pytest.fixture
-def forked_gate() -> Gate:
+def forked_gate(leak_check: None) -> Iterator[Gate]:
     """Return a gate for pools under fork."""
-    return Gate(multiprocessing.get_context("fork"))
+    made = Gate(multiprocessing.get_context("fork"))
+    yield made
+    made.drop()
 
 
 def comm(native_id: int, pid: int | None = None) -> str:
@@ -181,6 +189,7 @@ def test_a_task_runs_in_the_named_main_thread(make: MakePool) -> None:
     """Python calls it MainThread, the system ``gpN wSS task``; there is no other thread."""
     pool = make(3)
     number = pool._engine.number
+    wait_until(lambda: pool.stats()["idle"] == 3, "three workers at rest")
     pids = {process.pid for process in pool._pool}
     told = [pool.apply(tasks.who_runs_this) for _ in range(6)]
     for who in told:
@@ -215,6 +224,8 @@ def test_two_pools_never_share_a_name(make_forked: MakePool) -> None:
     assert all(re.fullmatch(r"glasspool-\d+", pool.name) for pool in unnamed)
 
 
+_numbers = itertools.count()
+
 # Arguments --------------------------------------------------------------------------------------
 
 
@@ -247,11 +258,12 @@ def test_bad_arguments_are_refused_and_leave_nothing(
 ) -> None:
     """The error says what was given; no thread, process, descriptor, file or name stays."""
     before = take()
+    name = f"refused {next(_numbers)}"
     with pytest.raises(error, match=words):
-        glasspool.Pool(**{"processes": 1, "name": "refused", **arguments})
+        glasspool.Pool(**{"processes": 1, "name": name, **arguments})
     assert take().beyond(before) == []
-    with glasspool.Pool(1, name="refused", context=multiprocessing.get_context("fork")) as pool:
-        assert pool.name == "refused"
+    with glasspool.Pool(1, name=name, context=multiprocessing.get_context("fork")) as pool:
+        assert pool.name == name
     pool.join()
 
 
@@ -745,7 +757,6 @@ def test_a_blocked_generator_disturbs_nobody(make: MakePool) -> None:
 def test_short_results_do_not_wait_for_a_long_task(make: MakePool, gate: Gate) -> None:
     """Short tasks and a long one that were sent together: the short ones' results come at once."""
     pool = make(1, **gate.arguments)
-    pool.map(tasks.wait_if, [(0)] * 0 or [], chunksize=1)
     pool.starmap(tasks.wait_if, [(i, -1) for i in range(1000)], chunksize=1)
     results = [pool.apply_async(tasks.wait_if, (i, 60)) for i in range(61)]
     gate.wait_for_tasks()

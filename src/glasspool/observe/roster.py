@@ -109,7 +109,9 @@ def stats(engine: LocalEngine) -> dict[str, int]:
     ledger = engine.collector.ledger
     workers = list(engine.handler.workers.copy().values())
     ready = [worker for worker in workers if worker.ready]
-    busy = [worker for worker in ready if worker.held]
+    busy = [worker for worker in ready if worker.held or worker.direct]
+    direct = [worker for worker in ready if worker.direct]
+    lender = engine.collector.lender
     unseen = sum(
         len(item) if isinstance(item, list) else 1
         for item in list(engine.collector.mailbox.items)
@@ -117,11 +119,13 @@ def stats(engine: LocalEngine) -> dict[str, int]:
     )
     sent = ledger.sent
     return {
-        "submitted": ledger.submitted + unseen,
+        "submitted": ledger.submitted + unseen + lender.done + lender.failed + len(direct),
         "waiting": max(0, ledger.open - sent) + unseen,
-        "sent": sent,
-        "running": min(sent, len(busy)),
+        "sent": sent + len(direct),
+        "running": min(sent + len(direct), len(busy)),
         **ledger.ended,
+        "done": ledger.ended["done"] + lender.done,
+        "failed": ledger.ended["failed"] + lender.failed,
         "workers": len(workers),
         "idle": len(ready) - len(busy),
         "busy": len(busy),
@@ -274,6 +278,8 @@ def _running(engine: LocalEngine, worker: Worker, described: ProcessInfo) -> Tas
     if seen is None or seen.id is None:
         return seen
     task: Task | None = worker.held.tasks.get(seen.id) if worker.held is not None else None
+    if task is None and worker.direct is not None and worker.direct.id == seen.id:
+        task = worker.direct
     if task is None:
         return seen
     info = replace(task_info(engine, task, None, None), begun_at=seen.begun_at, run_s=seen.run_s)

@@ -14,6 +14,10 @@ import socket
 
 from glasspool.engines.local.wire import MESSAGE_BYTES
 
+# As plain numbers: an enum's `|` costs more than the system call.
+DONTWAIT = int(socket.MSG_DONTWAIT)
+_CLOEXEC = int(getattr(socket, "MSG_CMSG_CLOEXEC", 0))
+
 _FD_BYTES = array.array("i").itemsize
 _ANCILLARY = socket.CMSG_SPACE(4 * _FD_BYTES)
 
@@ -43,9 +47,9 @@ def try_send(end: socket.socket, message: bytes, fd: int | None = None) -> bool:
     """
     try:
         if fd is None:
-            end.send(message, socket.MSG_DONTWAIT)
+            end.send(message, DONTWAIT)
         else:
-            socket.send_fds(end, [message], [fd], socket.MSG_DONTWAIT)
+            socket.send_fds(end, [message], [fd], DONTWAIT)
     except BlockingIOError:
         return False
     return True
@@ -67,9 +71,7 @@ class Receiver:
             BlockingIOError: With ``MSG_DONTWAIT``, when there is none.
             OSError: The connection is broken.
         """
-        size, ancillary, _, _ = end.recvmsg_into(
-            self._buffers, _ANCILLARY, flags | socket.MSG_CMSG_CLOEXEC
-        )
+        size, ancillary, _, _ = end.recvmsg_into(self._buffers, _ANCILLARY, flags | _CLOEXEC)
         message = bytes(self._view[:size])
         if not ancillary:
             return message, []

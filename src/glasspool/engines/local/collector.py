@@ -9,16 +9,19 @@ pickled by the thread that submits and rebuilt by the thread that asks.
 
 from __future__ import annotations
 
+import contextlib
 import marshal
 import select
 import socket
 import threading
 import time
+import weakref
 from typing import TYPE_CHECKING, Any
 
 from glasspool import batching
 from glasspool.engines.local import channel, kernel, wire
 from glasspool.engines.local import scoreboard as sb
+from glasspool.engines.local.direct import Lender
 from glasspool.engines.local.mailbox import Mailbox
 from glasspool.engines.local.outcome import RAISED, Segment
 from glasspool.engines.local.payload import Parcel
@@ -55,8 +58,8 @@ class Collector:
         self._poll.register(self.mailbox.fd, select.EPOLLIN)
         self._receiver = channel.Receiver()
         self._fence = threading.Lock()
-        # Workers that hold nothing, and those that hold something but have room: ordered sets.
-        self._idle: dict[Worker, None] = {}
+        self.lender = Lender(self, self._poll)
+        # Workers that hold something but have room, in order.
         self._hungry: dict[Worker, None] = {}
         self._look_at: float | None = None
         self.closing = False
@@ -127,6 +130,8 @@ class Collector:
             elif type(item) is list:
                 for task in item:
                     submit(task)
+            elif type(item) is weakref.ref:
+                self._lease_died(item)
             else:
                 item()
 
@@ -145,6 +150,9 @@ class Collector:
         worker = self.workers.get(fd)
         if worker is None:
             return
+        if not worker.mine:
+            self._attend_idle(worker, event)
+            return
         if event & select.EPOLLOUT:
             worker.choked = False
             self._poll.modify(fd, select.EPOLLIN)
@@ -152,21 +160,41 @@ class Collector:
         if event & ~select.EPOLLOUT:
             self._hear(worker)
 
+    def _attend_idle(self, worker: Worker, event: int) -> None:
+        if self.lender.take(worker):
+            self._hear(worker)
+        elif event & (select.EPOLLHUP | select.EPOLLERR):
+            self._forget(worker)  # the caller to whom it is lent sees its end as well
+
+    def _forget(self, worker: Worker) -> None:
+        with contextlib.suppress(OSError):  # it was forgotten before
+            self._poll.unregister(worker.fd)
+
     # Handing out ----------------------------------------------------------------------------------
 
     def _hand_out(self) -> None:
-        ledger, idle, hungry = self.ledger, self._idle, self._hungry
+        ledger, hungry = self.ledger, self._hungry
         while ledger.next_waiting() is not None:
-            queue = idle or hungry
-            if not queue:
-                return
-            worker = next(iter(queue))
-            del queue[worker]
-            if worker.ready and not worker.choked and worker.held is not None:
-                self._feed(worker, worker.held)
+            worker = self.lender.take_any()
+            if worker is None:
+                if not hungry:
+                    return
+                worker = next(iter(hungry))
+                del hungry[worker]
+                if not worker.mine:
+                    continue  # it has become idle since
+            held = worker.held
+            if worker.ready and not worker.choked and held is not None:
+                self._feed(worker, held)
+                if self._is_idle(worker):
+                    self.lender.offer(worker)
+                    return
 
     def _feed(self, worker: Worker, held: Held) -> None:
-        """Send the worker one message with as many of the waiting tasks as it should have now."""
+        """Send the worker one message with as many of the waiting tasks as it should have now.
+
+        The collector must have the worker: it is not idle, or was taken out of the idle ones.
+        """
         ledger = self.ledger
         first = ledger.next_waiting()
         if first is None:
@@ -193,10 +221,9 @@ class Collector:
                 break
             body = task.payload
             if task.call and task.call not in worker.known:
-                definition = self._define(task.call)
-                if isinstance(definition, tuple) or len(definition) > ALONE_BYTES:
-                    alone = definition if isinstance(definition, tuple) else (definition, None)
-                    if sent or not self._post(worker, *alone):
+                definition, segment = self.define(task.call)
+                if segment is not None or len(definition) > ALONE_BYTES:
+                    if sent or not self._post(worker, definition, segment):
                         break  # it travels alone
                     worker.known.add(task.call)
                     continue
@@ -221,7 +248,6 @@ class Collector:
             worker.known.difference_update(task.call for task in sent)
             return
         del worker.forget[:FORGET_AT_ONCE]
-        self._idle.pop(worker, None)
         if worker.quota is not None:
             worker.quota -= len(sent)
         if was_idle:
@@ -233,9 +259,11 @@ class Collector:
         if len(held) > 1 and self._look_at is None:
             self._look_at = time.monotonic() + LOOK_EVERY_S
 
-    def _define(self, call: int) -> bytes | tuple[bytes, int]:
-        """Return the message part that tells a worker of a callable (with its segment, if it has
-        one)."""
+    def define(self, call: int) -> tuple[bytes, int | None]:
+        """Return the message part that tells a worker of a callable, and its segment if it has one.
+
+        Safe from any thread.
+        """
         known = self._engine.callables.get(call)
         name = known.name.encode()[:200] + b"\0"
         flags = known.flags
@@ -244,7 +272,7 @@ class Collector:
             head = wire.REQUEST.pack(wire.CALLABLE, flags | wire.SEGMENT, call, 0, len(body))
             return head + body, known.body.fd
         body = name + known.body
-        return wire.REQUEST.pack(wire.CALLABLE, flags, call, 0, len(body)) + body
+        return wire.REQUEST.pack(wire.CALLABLE, flags, call, 0, len(body)) + body, None
 
     def _post(self, worker: Worker, message: bytes, fd: int | None = None) -> bool:
         try:
@@ -258,77 +286,95 @@ class Collector:
         return False
 
     def _make_hungry(self, worker: Worker) -> None:
+        if self._is_idle(worker):
+            self.lender.offer(worker)
+        elif worker.ready and not worker.stopping:
+            self._hungry[worker] = None
+
+    def _is_idle(self, worker: Worker) -> bool:
+        """Tell whether a worker that is ours could be lent: all that was sent to it is answered."""
         held = worker.held
-        if held is None or worker.stopping or not worker.ready:
-            return
-        queue = self._hungry if held.tasks else self._idle
-        queue[worker] = None
+        return (
+            held is not None
+            and worker.answered == held.next_seq
+            and worker.ready
+            and not (worker.choked or worker.stopping or worker.dead)
+        )
 
     # Taking in ------------------------------------------------------------------------------------
 
     def _hear(self, worker: Worker) -> None:
+        """Take one message from a worker that is ours: busy, not ready, or taken from the idle."""
         try:
-            message, fds = self._receiver.receive(worker.end, socket.MSG_DONTWAIT)
+            message, fds = self._receiver.receive(worker.end, channel.DONTWAIT)
         except BlockingIOError:
-            return
+            message, fds = None, []
         except OSError:
             message, fds = b"", []
-        if not message:
+        if message == b"":
             self._cut_off(worker)
             return
         worker.heard_ns = time.monotonic_ns()
         worker.stuck = False
-        self._take(worker, message, fds)
         held = worker.held
-        if held is None or not worker.ready or worker.stopping:
+        if held is None:
+            return
+        if message:
+            worker.answered += self._take(worker, message, fds)
+        if not worker.ready or worker.stopping:
             return
         if self.ledger.waiting and not worker.choked:
             self._feed(worker, held)
-        if not held.tasks:
-            self._idle[worker] = None
+        if self._is_idle(worker):
+            self.lender.offer(worker)
             if not self.ledger.waiting:
                 self._relieve()
 
     def _cut_off(self, worker: Worker) -> None:
         """End a worker whose channel has ended: it leaves, or a task closed its descriptors."""
-        self._poll.unregister(worker.fd)
+        self._forget(worker)
         worker.ready = False
         if not worker.stopping:
             self._engine.stop_worker(worker, hard=True)
 
-    def _take(self, worker: Worker, message: bytes, fds: list[int]) -> None:
-        """Settle the tasks whose results are in a message (or in the outbox of a dead worker)."""
+    def _take(self, worker: Worker, message: bytes, fds: list[int]) -> int:
+        """Settle the tasks whose results are in a message (or in an outbox); return their number."""
         held = worker.held
         if held is None:
-            return
+            return 0
         unpack, size = wire.REPLY.unpack_from, wire.REPLY.size
         end_of, how_of = self.ledger.end, _HOW.get
         at, stop = 0, len(message)
-        count, first_ns, last_ns, call = 0, 0, 0, 0
+        count, settled, first_ns, last_ns, call = 0, 0, 0, 0, 0
         while at < stop:
             kind, _lane, length, task_id, begun, ended = unpack(message, at)
             at += size
             body: Any = message[at : at + length]
             at += length
+            if kind <= wire.SKIPPED:
+                count += 1
             if kind >= wire.SKIPPED:
-                self._hear_word(worker, kind, task_id, body, begun, ended)
+                self.hear_word(worker, kind, task_id, body, begun, ended)
                 continue
             task = end_of(held, task_id, how_of(kind, FAILED))
             if kind in wire.SEGMENTS:
                 body = Segment(body, fds.pop(0))
             if task is None:
                 continue  # known already: the outbox was read before the message came
-            count += 1
+            settled += 1
             first_ns = first_ns or begun
             last_ns, call = ended, task.call
             task.payload = None
             task.job.settle(task, kind, body, worker, begun, ended)
-        if count:
-            self.pace[call] = batching.new_pace(self.pace.get(call), (last_ns - first_ns) / count)
+        if settled:
+            measured = (last_ns - first_ns) / settled
+            self.pace[call] = batching.new_pace(self.pace.get(call), measured)
+        return count
 
-    def _hear_word(
+    def hear_word(
         self, worker: Worker, kind: int, task_id: int, body: bytes, begun: int, ended: int
     ) -> None:
+        """Take what a worker says beside results (also a caller's thread, to whom it is lent)."""
         held = worker.held
         if held is None:
             return
@@ -343,9 +389,13 @@ class Collector:
             worker.initialized_ns = (begun, ended)
             worker.ready = True
             self._engine.worker_ready(worker)
-            self._make_hungry(worker)
         elif kind == wire.INITIALIZER_FAILED:
             self._engine.initializer_failed(worker, body)
+        elif kind == wire.PONG:
+            worker.answered = held.next_seq
+            left = held.tasks.get(task_id)
+            if left is not None:  # never sent, or its result was on its way to a caller who left
+                self._settle_here(left, TaskCancelled("the call was interrupted"), CANCELLED)
         elif kind == wire.STACKS and worker.stacks is not None:
             worker.stacks(marshal.loads(body))
 
@@ -382,7 +432,7 @@ class Collector:
             worker.stuck = len(held) == before
             again = again or not worker.stuck
         self._look_at = time.monotonic() + LOOK_EVERY_S if again else None
-        if self._idle and not self.ledger.waiting:
+        if self.lender.idle and not self.ledger.waiting:
             self._relieve()
 
     def _relieve(self) -> None:
@@ -434,7 +484,7 @@ class Collector:
     def bury(self, worker: Worker) -> None:
         """Take a dead worker out: save its finished results, end what it had begun, resend the rest."""
         held = worker.held
-        if held is None or worker.buried:
+        if held is None or worker.buried or not self._has_back(worker):
             return
         worker.buried = True
         worker.ready = False
@@ -442,7 +492,6 @@ class Collector:
         board = self._engine.board
         begun = self.ledger.bury(held, lambda task: board.has_begun(worker.record, task.seq))
         self.workers.pop(worker.fd, None)
-        self._idle.pop(worker, None)
         self._hungry.pop(worker, None)
         for task in begun:
             certificate = self._engine.certify(worker, task)
@@ -450,10 +499,66 @@ class Collector:
         worker.end.close()
         self._engine.buried(worker, certified=bool(begun))
 
+    def _has_back(self, worker: Worker) -> bool:
+        """Make sure that no caller has the dead worker; False if one has to give it back first."""
+        worker.dead = True
+        while not self.lender.take(worker):
+            if not self.lender.is_lent(worker):
+                # Ours already, or it has just been given back: then the next look finds it.
+                if worker not in self.lender.idle:
+                    return True
+                continue
+            with contextlib.suppress(OSError):
+                worker.end.shutdown(socket.SHUT_RDWR)  # wakes the caller, who lets it be adopted
+            return False
+        return True
+
+    def adopt(self, worker: Worker, task: Task) -> None:
+        """Take over a task that a caller had given to a worker himself (an item)."""
+        if worker.direct is not task or worker.held is None:
+            return
+        worker.direct = None
+        worker.mine = True
+        if worker.buried:
+            self._submit(task)  # it was never seen: there was nobody to send it to
+            return
+        self.ledger.adopt(worker.held, task)
+        if self.stopped:
+            self._settle_here(task, TaskCancelled("the pool was terminated"), CANCELLED)
+        if worker.dead:
+            self.bury(worker)
+        else:
+            with contextlib.suppress(OSError):
+                self._poll.modify(worker.fd, select.EPOLLIN)
+
+    def lease_ended(self, worker: Worker) -> None:
+        """Look after a worker that a caller has given back (an item)."""
+        if worker.dead:
+            self.bury(worker)
+
+    def _lease_died(self, reference: Any) -> None:
+        """Take back a worker whose caller was torn away by a signal handler that raised."""
+        box = self.lender.leases.pop(reference, None)
+        if not box:
+            return
+        worker = box.pop()
+        task = worker.direct
+        if task is not None:
+            self.adopt(worker, task)
+            # When the answer comes, all that was sent before has been answered.
+            self._post(worker, wire.REQUEST.pack(wire.PING, 0, 0, task.id, 0))
+        elif worker.dead:
+            self.bury(worker)
+        else:
+            with contextlib.suppress(OSError):
+                self._poll.modify(worker.fd, select.EPOLLIN)
+            worker.mine = True
+            self._make_hungry(worker)
+
     def _take_the_last(self, worker: Worker) -> None:
         while True:
             try:
-                message, fds = self._receiver.receive(worker.end, socket.MSG_DONTWAIT)
+                message, fds = self._receiver.receive(worker.end, channel.DONTWAIT)
             except OSError:
                 break
             if not message:
@@ -478,7 +583,7 @@ class Collector:
         self.closing = True
 
     def _is_finished(self) -> bool:
-        return not self.ledger.open and not self.feeds and not self.mailbox.items
+        return not (self.ledger.open or self.feeds or self.mailbox.items or self.lender.leases)
 
     def terminate(self, error: BaseException) -> None:
         """End everything that has not ended, with an error, and stop the workers (an item)."""
@@ -501,7 +606,8 @@ class Collector:
         self._engine.run_shutdown_hook()
         for worker in list(self.workers.values()):
             if not worker.stopping:
-                self._stop(worker, hard=hard and not (worker.ready and worker in self._idle))
+                was_idle = self.lender.take(worker)
+                self._stop(worker, hard=hard and not was_idle)
             elif hard:
                 self._engine.stop_worker(worker, hard=True)
         self._engine.stopping()

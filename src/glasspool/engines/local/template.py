@@ -77,7 +77,7 @@ class Template:
             BlockingIOError: There is none now.
         """
         try:
-            message, _ = self._receiver.receive(self.end, socket.MSG_DONTWAIT)
+            message, _ = self._receiver.receive(self.end, channel.DONTWAIT)
         except BlockingIOError:
             raise
         except OSError:

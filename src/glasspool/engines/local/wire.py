@@ -24,6 +24,7 @@ REPLY: Final = struct.Struct("<HHIQQQ")
 TASK: Final = 1
 CALLABLE: Final = 2  # body: the pickled callable, to be known by its number
 FORGET: Final = 3  # the callable with this number is not needed any more
+PING: Final = 5  # answer with PONG, after all that came before
 STOP: Final = 4  # finish what came before, then leave
 
 # Flags of a TASK: how the body is to be called.
@@ -53,6 +54,7 @@ CONTROL: Final = 100
 HELLO: Final = 100
 INITIALIZER_FAILED: Final = 101
 STACKS: Final = 102
+PONG: Final = 103
 
 MESSAGE_BYTES: Final = 192 * 1024
 """No message is longer: ``SOCK_SEQPACKET`` refuses more than about 212,000 bytes."""

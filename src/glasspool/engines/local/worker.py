@@ -218,6 +218,8 @@ class Worker:
                 self._callables[call] = _Callable(bytes(body), flags, fds)
             elif kind == wire.FORGET:
                 self._callables.pop(call, None)
+            elif kind == wire.PING:
+                self._outbox.put(wire.PONG, 0, b"", task, 0, 0)
             elif kind == wire.STOP:
                 return False
         return True

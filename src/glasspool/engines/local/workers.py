@@ -41,7 +41,7 @@ from glasspool.engines.local.worker import Setup
 
 if TYPE_CHECKING:
     from glasspool.engines.local.engine import LocalEngine
-    from glasspool.ledger import Held
+    from glasspool.ledger import Held, Task
 
 STOP_GRACE_S = 5.0
 TERM_GRACE_S = 0.4
@@ -79,6 +79,13 @@ class Worker:
         self.stopping = False
         self.choked = False
         self.stuck = False
+        self.dead = False
+        self.mine = True  # not idle, and so not lent either
+        # Of whoever has the worker: the collector, or the caller to whom it is lent.
+        self.direct: Task | None = None
+        self.answered = (
+            0  # replies that came by message; as many as tasks were sent when it is idle
+        )
         self.heard_ns = 0
         self.ident = 0
         self.native_id = 0

@@ -1,0 +1,182 @@
+"""Direct calls: a caller that waits anyway sends its task to an idle worker and takes the result itself.
+
+That saves two switches between threads of the parent, which cost more than all the rest of a short call.
+A worker is *lent*: while it is idle it lies in ``idle``, and whoever moves it from there into a box of his
+own may use its channel, until he moves it back. The collector does the same to feed it. Each move is
+one call into C, so a signal handler that raises in the caller's thread finds the worker either here or
+there, never nowhere.
+
+What can go wrong, and who settles it:
+
+* The worker dies: the collector shuts the channel down, the caller sees its end, and the collector
+  *adopts* the task: it is settled as if it had been handed out in the usual way.
+* A signal handler raises in the middle: the lease dies with the caller's frame, and its weak reference
+  lands in the collector's mailbox. The collector adopts the task, and asks the worker to answer: what
+  is not known to be on its way when the answer comes was never sent, or its result is nobody's now.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import select
+import weakref
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from glasspool.engines.local import channel, wire
+from glasspool.engines.local.outcome import Segment
+from glasspool.engines.local.payload import Parcel
+
+if TYPE_CHECKING:
+    from glasspool.engines.local.collector import Collector
+    from glasspool.engines.local.workers import Worker
+    from glasspool.ledger import Task
+
+
+class Lease:
+    """The right to use one worker; it ends with the caller's frame at the latest."""
+
+    __slots__ = ("__weakref__", "box")
+
+    def __init__(self) -> None:
+        self.box: list[Worker] = []
+
+
+class Lender:
+    """Idle workers, and those that are lent."""
+
+    def __init__(self, collector: Collector, poll: select.epoll) -> None:
+        self.idle: deque[Worker] = deque()
+        self.leases: dict[weakref.ref[Lease], list[Worker]] = {}
+        self.done = 0
+        self.failed = 0
+        self._collector = collector
+        self._poll = poll
+        self._receivers: deque[channel.Receiver] = deque()
+
+    def call(self, task: Task) -> bool:
+        """Run a task in the calling thread's name, and settle it; False if no worker is idle.
+
+        Blocks until the task has ended (or the collector has adopted it).
+        """
+        collector = self._collector
+        if not self.idle or collector.ledger.waiting or collector.mailbox.items:
+            return False
+        lease = Lease()
+        # The dict has the only reference to the weak reference: taken out, it tells nobody any more.
+        self.leases[weakref.ref(lease, collector.mailbox.items.append)] = lease.box
+        try:
+            move_one(self.idle.popleft, lease.box.extend)
+        except IndexError:
+            self._end(lease)
+            return False
+        worker = lease.box[0]
+        try:
+            reply = self._converse(worker, task)
+        except OSError:  # the worker is gone: the collector finds out what became of the task
+            collector.mailbox.put(lambda: collector.adopt(worker, task))
+            lease.box.clear()
+            self._end(lease)
+            return True
+        worker.direct = None
+        worker.answered += 1
+        with contextlib.suppress(OSError):  # its end has been seen meanwhile
+            self._poll.modify(worker.fd, select.EPOLLIN)
+        move_one(lease.box.pop, self.idle.extend)
+        self._end(lease)
+        self._settle(task, worker, *reply)
+        if worker.dead or collector.ledger.waiting or collector.closing:
+            collector.mailbox.put(lambda: collector.lease_ended(worker))
+        return True
+
+    def _end(self, lease: Lease) -> None:
+        self.leases.pop(next(iter(weakref.getweakrefs(lease))), None)
+
+    def _converse(self, worker: Worker, task: Task) -> tuple[int, Any, int, int]:
+        held = worker.held
+        if held is None:
+            raise OSError("the worker has not joined")
+        task.seq = held.next_seq
+        worker.direct = task
+        held.next_seq += 1
+        self._poll.modify(worker.fd, 0)
+        parts: list[bytes] = []
+        if task.call and task.call not in worker.known:
+            definition, fd = self._collector.define(task.call)
+            if fd is None and len(definition) + task.size < wire.INLINE_BYTES:
+                parts.append(definition)
+            else:
+                channel.send(worker.end, definition, fd)
+            worker.known.add(task.call)
+        body: Any = task.payload
+        fd = None
+        if isinstance(body, Parcel):
+            fd, body = body.fd, body.head
+        parts += (wire.REQUEST.pack(wire.TASK, task.kind, task.call, task.id, len(body)), body)
+        channel.send(worker.end, b"".join(parts), fd)
+        return self._await_reply(worker)
+
+    def _await_reply(self, worker: Worker) -> tuple[int, Any, int, int]:
+        try:
+            receiver = self._receivers.pop()
+        except IndexError:
+            receiver = channel.Receiver()
+        while True:
+            # Woken by the result; at the death of the worker the collector ends the stream.
+            message, fds = receiver.receive(worker.end)
+            if not message:
+                raise ConnectionResetError("the worker's channel has ended")
+            kind, _lane, length, _task, begun, ended = wire.REPLY.unpack_from(message)
+            body: Any = message[wire.REPLY.size : wire.REPLY.size + length]
+            if kind < wire.SKIPPED:
+                self._receivers.append(receiver)
+                if kind in wire.SEGMENTS:
+                    body = Segment(body, fds.pop())
+                return kind, body, begun, ended
+            self._collector.hear_word(worker, kind, 0, body, begun, ended)
+
+    def _settle(
+        self, task: Task, worker: Worker, kind: int, body: Any, begun: int, ended: int
+    ) -> None:
+        if kind <= wire.OK_SEGMENT:
+            self.done += 1
+        else:
+            self.failed += 1
+        task.payload = None
+        task.job.settle(task, kind, body, worker, begun, ended)
+
+    def offer(self, worker: Worker) -> None:
+        """Put a worker to the idle ones (collector)."""
+        worker.mine = False
+        self.idle.append(worker)
+
+    def take_any(self) -> Worker | None:
+        """Take the first of the idle workers (collector)."""
+        try:
+            worker = self.idle.popleft()
+        except IndexError:  # none, or a caller was faster
+            return None
+        worker.mine = True
+        return worker
+
+    def take(self, worker: Worker) -> bool:
+        """Take a worker out of the idle ones; False if it is not there (collector)."""
+        try:
+            self.idle.remove(worker)
+        except ValueError:
+            return False
+        worker.mine = True
+        return True
+
+    def is_lent(self, worker: Worker) -> bool:
+        """Tell whether a caller has the worker."""
+        return any(worker in box for box in list(self.leases.values()))
+
+
+def move_one(take: Any, put_all: Any) -> None:
+    """Move one item in one call into C; IndexError if there is none to take."""
+    put_all(itertools.islice(iter(take, _NEVER), 1))
+
+
+_NEVER = object()

@@ -1,0 +1,240 @@
+"""Tiny named ways to go wrong, to be run by workers."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+import time
+from typing import Any
+
+_kept: dict[str, Any] = {}
+
+
+def keep(names: tuple[str, ...], *values: Any) -> None:
+    """Keep what the parent shares (an initializer)."""
+    _kept.update(zip(names, values, strict=True))
+
+
+def started_then_wait(gate: str = "gate") -> int:
+    """Tell that this runs, and wait for the gate; return the pid."""
+    _kept["started"].release()
+    if not _kept[gate].wait(60):
+        raise RuntimeError("the gate was never opened")
+    return os.getpid()
+
+
+def slow_initializer(names: tuple[str, ...], *values: Any) -> None:
+    """Wait for the gate in the initializer of the first worker that gets the token."""
+    keep(names, *values)
+    if _kept["token"].acquire(block=False):
+        _kept["started"].release()
+        _kept["gate"].wait(60)
+
+
+def square(value: int) -> int:
+    """Return the square."""
+    return value * value
+
+
+def pid(value: Any = None) -> int:
+    """Return who runs this."""
+    return os.getpid()
+
+
+def exit_at_once(code: int) -> None:
+    """End the process without a word."""
+    os._exit(code)
+
+
+def kill_self(number: int) -> None:
+    """End the process by a signal."""
+    os.kill(os.getpid(), number)
+    time.sleep(60)
+
+
+def segfault() -> None:
+    """Read where nothing is."""
+    ctypes.string_at(0)
+
+
+def exit_if(value: int, bad: int) -> int:
+    """Return the square; end the process at the bad value."""
+    if value == bad:
+        os._exit(3)
+    return value * value
+
+
+def close_all_descriptors() -> None:
+    """Close every descriptor of the process, also those that are not ours."""
+    os.closerange(3, 4096)
+
+
+def close_all_and_wait() -> None:
+    """Close every descriptor and stay."""
+    os.closerange(0, 4096)
+    time.sleep(60)
+
+
+def fork_and_die() -> None:
+    """Leave a child behind that holds our descriptors, and die."""
+    if os.fork() == 0:
+        time.sleep(1)
+        os._exit(0)
+    os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(60)
+
+
+def spin_in_c() -> None:
+    """Stay in C, with the interpreter's lock, for a minute or so."""
+    sum(range(10**11))
+
+
+def started_then_spin_in_c() -> None:
+    """Tell that this runs, and stay in C."""
+    _kept["started"].release()
+    spin_in_c()
+
+
+def note_pid_then_spin_in_c(path: str) -> None:
+    """Write down who this is, and stay in C."""
+    note_pid(path)
+    spin_in_c()
+
+
+def note_pid(path: str) -> None:
+    """Write down who this is."""
+    fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    os.write(fd, f"{os.getpid()}\n".encode())
+    os.close(fd)
+
+
+def note_pid_then_sleep(path: str) -> None:
+    """Write down who this is, and stay."""
+    note_pid(path)
+    time.sleep(600)
+
+
+class Unpicklable(Exception):
+    """Cannot be pickled."""
+
+    def __reduce__(self) -> Any:
+        raise TypeError("I stay here")
+
+
+class Unloadable(Exception):
+    """Can be pickled, and not be rebuilt: its constructor wants more than it keeps."""
+
+    def __init__(self, first: int, second: int) -> None:
+        super().__init__(f"{first} and {second}")
+
+
+class RaisesWhenRebuilt:
+    """Can be pickled; rebuilding raises."""
+
+    def __init__(self, how: str = "Exception") -> None:
+        self.how = how
+
+    def __reduce__(self) -> Any:
+        return rebuild_badly, (self.how, os.getpid())
+
+
+def rebuild_badly(how: str, home: int) -> Any:
+    """Raise, anywhere but at home."""
+    if os.getpid() == home:
+        return RaisesWhenRebuilt(how)
+    if how == "Exception":
+        raise LookupError("no home here")
+    if how == "SystemExit":
+        raise SystemExit(9)
+    raise KeyboardInterrupt
+
+
+class BadText(Exception):
+    """Has no text."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+    __repr__ = __str__
+
+
+class Recursive:
+    """Is too deep for pickle."""
+
+    def __init__(self, depth: int) -> None:
+        self.inner = Recursive(depth - 1) if depth else None
+
+
+def raise_it(what: str) -> None:
+    """Raise what the name says."""
+    if what == "unpicklable":
+        raise Unpicklable("it happened")
+    if what == "unloadable":
+        raise Unloadable(1, 2)
+    if what == "local":
+
+        class Local(Exception):
+            pass
+
+        raise Local("it happened")
+    if what == "bad text":
+        raise BadText
+    if what == "with a lock":
+        import threading
+
+        raise ValueError("it happened", threading.Lock())
+    raise AssertionError(what)
+
+
+def exit_by(what: str) -> None:
+    """Raise what usually ends a program or a loop."""
+    if what == "sys.exit":
+        sys.exit(3)
+    raise {
+        "SystemExit": SystemExit("text"),
+        "KeyboardInterrupt": KeyboardInterrupt(),
+        "GeneratorExit": GeneratorExit(),
+        "StopIteration": StopIteration(5),
+        "BaseException": BaseException("base"),
+    }[what]
+
+
+def exit_for(value: int) -> int:
+    """Raise StopIteration for one value in the middle."""
+    if value == 3:
+        raise StopIteration
+    return value
+
+
+def large_error(size: int) -> None:
+    """Raise an exception of that size."""
+    raise ValueError("x" * size)
+
+
+def unsendable(what: str) -> Any:
+    """Return what cannot go back."""
+    if what == "lock":
+        import threading
+
+        return threading.Lock()
+    if what == "deep":
+        return Recursive(100_000)
+    return RaisesWhenRebuilt(what)
+
+
+def take(value: Any) -> str:
+    """Return the type of what arrived."""
+    return type(value).__name__
+
+
+def lower_recursion() -> int:
+    """Recurse without an end."""
+    return lower_recursion() + 1
+
+
+def sleep(seconds: float) -> int:
+    """Sleep so long; return the pid."""
+    time.sleep(seconds)
+    return os.getpid()
