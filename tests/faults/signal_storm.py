@@ -80,9 +80,9 @@ class Weather:
 
     def during(self, act: Callable[[], Any]) -> Any:
         """Act, with a signal on the way that raises if it comes before the end."""
+        self._armed.set()  # before: an event that is interrupted keeps its lock for ever
         try:
             self._may_raise = True
-            self._armed.set()
             return act()
         finally:
             self._may_raise = False

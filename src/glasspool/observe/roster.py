@@ -8,11 +8,12 @@ answers with a message of its own; one that is silent is read from outside where
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from glasspool.engines.local import kernel
@@ -88,7 +89,7 @@ def describe(engine: LocalEngine, *, stacks: bool = False, alone: bool = True) -
             *(
                 described
                 for worker in workers
-                if (described := _worker(engine, worker, told, stacks)) is not None
+                if (described := _worker(engine, worker, told)) is not None
             ),
         ),
         tasks=tuple(_open_tasks(engine)),
@@ -236,21 +237,18 @@ def _template(engine: LocalEngine) -> list[ProcessInfo]:
 # Workers ----------------------------------------------------------------------------------------
 
 
-def _worker(
-    engine: LocalEngine, worker: Worker, told: Mapping[int, Told], stacks: bool
-) -> ProcessInfo | None:
+def _worker(engine: LocalEngine, worker: Worker, told: Mapping[int, _Answer]) -> ProcessInfo | None:
     described = outside.worker_of_record(engine.board, worker.record)
     if described is None or described.pid != worker.pid:
         return _starting(worker) if worker.pid else None
     process = worker.process
     task = _running(engine, worker, described)
-    answers = told.get(worker.pid)
-    note = None if answers is not None or not stacks else _why_silent(worker)
+    answer_of = told.get(worker.pid)
     return replace(
         described,
         name=process.name if process is not None else described.name,
         threads=tuple(
-            _worker_thread(engine, thread, task, answers, note) for thread in described.threads
+            _worker_thread(engine, worker, thread, task, answer_of) for thread in described.threads
         ),
     )
 
@@ -292,69 +290,99 @@ def _running(engine: LocalEngine, worker: Worker, described: ProcessInfo) -> Tas
 
 def _worker_thread(
     engine: LocalEngine,
+    worker: Worker,
     thread: ThreadInfo,
     task: TaskInfo | None,
-    answers: Told | None,
-    note: str | None,
+    answer_of: _Answer | None,
 ) -> ThreadInfo:
     if thread.is_main:
         thread = replace(thread, task=task, pool=engine.name)
-    answer_of = None if answers is None else answers.get(thread.native_id)
-    if answer_of is not None:
-        name, ident, daemon, _, stack = answer_of
-        roles = thread.roles if thread.python else ("task-child",)
-        return replace(
-            thread,
-            name=name,
-            ident=ident,
-            daemon=daemon,
-            stack=stack,
-            python=True,
-            roles=roles,
-            evidence=Evidence("self"),
-        )
-    if note is not None and thread.python:
-        return replace(thread, evidence=replace(thread.evidence, note=note))
-    return thread
-
-
-def _why_silent(worker: Worker) -> str:
-    return (
-        f"no answer within {ANSWER_S * 1000:.0f} ms: its main thread is inside a C call; "
-        "pip install glasspool[attach] reads it from outside"
+    else:
+        thread = _with_maker(engine, worker, thread, task)
+    if answer_of is None:
+        return thread
+    told = answer_of.threads.get(thread.native_id) if answer_of.threads is not None else None
+    if told is None:
+        if not thread.python:
+            return thread
+        return replace(thread, evidence=replace(thread.evidence, note=answer_of.note))
+    name, ident, daemon, _, stack = told
+    return replace(
+        thread,
+        name=name,
+        ident=ident or thread.ident,
+        daemon=daemon,
+        stack=stack,
+        python=True,
+        roles=("task-child",) if thread.roles == ("native",) else thread.roles,
+        evidence=Evidence(answer_of.source, note=answer_of.note),
     )
 
 
-def _ask_for_stacks(workers: Sequence[Worker]) -> dict[int, Told]:
-    """Ask all workers at once, and wait for their answers; the silent ones are read from outside."""
+def _with_maker(
+    engine: LocalEngine, worker: Worker, thread: ThreadInfo, running: TaskInfo | None
+) -> ThreadInfo:
+    """Add the task that started a thread, which may have ended since."""
+    for entry in engine.board.threads(worker.record):
+        if entry.native_id == thread.native_id and entry.task:
+            if running is not None and running.id == entry.task:
+                return replace(thread, task=running)
+            return replace(
+                thread, task=TaskInfo(id=entry.task, job=None, function="?", state="done")
+            )
+    return thread
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """What was learnt of the threads of a worker, how, and what is to be said of it."""
+
+    threads: Told | None
+    source: str
+    note: str | None
+
+
+_NO_SIGNAL = "this platform has no signal to ask with"
+
+
+def _ask_for_stacks(workers: Sequence[Worker]) -> dict[int, _Answer]:
+    """Ask all workers at once, and wait for the answers; the silent ones are read from outside."""
     number = kernel.stacks_signal()
-    found: dict[int, Told] = {}
+    found: dict[int, _Answer] = {}
     if number is None:
-        return found
-    expected = [worker for worker in workers if worker.pid and _takes(worker.pid, number)]
+        return {worker.pid: _Answer(None, "self", _NO_SIGNAL) for worker in workers}
+    asked: list[tuple[Worker, Callable[[list[Any]], None]]] = []
     complete = Latch()
-
-    def answerer(worker: Worker) -> None:
-        def take(answers: list[Any]) -> None:
-            found[worker.pid] = _told(answers)
-            worker.stacks = None
-            if len(found) == len(expected):
-                complete.set()
-
-        worker.stacks = take
-
-    for worker in expected:
-        answerer(worker)
-        try:
-            os.kill(worker.pid, number)
-        except ProcessLookupError:
+    for worker in workers:
+        if not worker.pid:
             continue
-    if expected:
+        if not _takes(worker.pid, number):
+            found[worker.pid] = _Answer(None, "os", "it starts or leaves, and cannot be asked")
+            continue
+        asked.append((worker, _taker(worker, found, complete, len(workers))))
+    for worker, take in asked:
+        worker.stack_takers.append(take)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(worker.pid, number)
+    if asked and len(found) < len(workers):
         complete.wait(ANSWER_S)  # woken by the last answer
-    silent = [worker.pid for worker in expected if worker.pid not in found]
+    for worker, take in asked:
+        worker.stack_takers.remove(take)
+    silent = [worker.pid for worker, _ in asked if worker.pid not in found]
     if silent:
         found.update(_read_from_outside(silent))
     return found
+
+
+def _taker(
+    worker: Worker, found: dict[int, _Answer], complete: Latch, count: int
+) -> Callable[[list[Any]], None]:
+    def take(answers: list[Any]) -> None:
+        found[worker.pid] = _Answer(_told(answers), "self", None)
+        if len(found) >= count:
+            complete.set()
+
+    return take
 
 
 def _takes(pid: int, number: int) -> bool:
@@ -381,24 +409,29 @@ def _told(answers: list[Any]) -> Told:
     }
 
 
-def _read_from_outside(pids: list[int]) -> dict[int, Told]:
+def _read_from_outside(pids: list[int]) -> dict[int, _Answer]:
     """Read stacks with py-spy, where it is installed and permitted."""
+    silence = f"no answer within {ANSWER_S * 1000:.0f} ms: its main thread is inside a C call"
     if pyspy.program() is None:
-        return {}
-    found: dict[int, Told] = {}
+        note = f"{silence}; pip install glasspool[attach] reads it from outside"
+        return dict.fromkeys(pids, _Answer(None, "self", note))
+    found: dict[int, _Answer] = {}
     for pid, dump in pyspy.dump(pids, 1.0).items():
-        if dump.threads:
-            found[pid] = {
-                thread.native_id: (
-                    thread.name or "?",
-                    0,
-                    True,
-                    thread.native_id == pid,
-                    _without_inherited(thread.stack),
-                )
-                for thread in dump.threads
-                if thread.native_id is not None
-            }
+        threads_told = {
+            thread.native_id: (
+                thread.name or "?",
+                0,
+                True,
+                thread.native_id == pid,
+                _without_inherited(thread.stack),
+            )
+            for thread in dump.threads
+            if thread.native_id is not None
+        }
+        note = silence if threads_told else f"{silence}, and reading it from outside failed"
+        if dump.note:
+            note = f"{note}: {dump.note}"
+        found[pid] = _Answer(threads_told or None, "py-spy", note)
     return found
 
 

@@ -58,7 +58,7 @@ class Collector:
         self._poll.register(self.mailbox.fd, select.EPOLLIN)
         self._receiver = channel.Receiver()
         self._fence = threading.Lock()
-        self.lender = Lender(self, self._poll)
+        self.lender = Lender(self, self._poll, lends=engine.maxtasksperchild is None)
         # Workers that hold something but have room, in order.
         self._hungry: dict[Worker, None] = {}
         self._look_at: float | None = None
@@ -164,7 +164,7 @@ class Collector:
         if self.lender.take(worker):
             self._hear(worker)
         elif event & (select.EPOLLHUP | select.EPOLLERR):
-            self._forget(worker)  # the caller to whom it is lent sees its end as well
+            self._cut_off(worker)  # the caller to whom it is lent sees its end as well
 
     def _forget(self, worker: Worker) -> None:
         with contextlib.suppress(OSError):  # it was forgotten before
@@ -212,7 +212,7 @@ class Collector:
         fd: int | None = None
         size = 0
         parts += [
-            wire.REQUEST.pack(wire.FORGET, 0, number, 0, 0)
+            wire.REQUEST.pack(wire.FORGET, 0, number, 0, 0, 0)
             for number in worker.forget[:FORGET_AT_ONCE]
         ]
         while len(sent) < wanted and fd is None:
@@ -239,7 +239,9 @@ class Collector:
                 break
             ledger.send(held)
             sent.append(task)
-            parts.append(wire.REQUEST.pack(wire.TASK, task.kind, task.call, task.id, len(body)))
+            parts.append(
+                wire.REQUEST.pack(wire.TASK, task.kind, task.call, task.id, task.seq, len(body))
+            )
             parts.append(body)
         if not sent:
             return
@@ -269,10 +271,10 @@ class Collector:
         flags = known.flags
         if isinstance(known.body, Parcel):
             body = name + known.body.head
-            head = wire.REQUEST.pack(wire.CALLABLE, flags | wire.SEGMENT, call, 0, len(body))
+            head = wire.REQUEST.pack(wire.CALLABLE, flags | wire.SEGMENT, call, 0, 0, len(body))
             return head + body, known.body.fd
         body = name + known.body
-        return wire.REQUEST.pack(wire.CALLABLE, flags, call, 0, len(body)) + body, None
+        return wire.REQUEST.pack(wire.CALLABLE, flags, call, 0, 0, len(body)) + body, None
 
     def _post(self, worker: Worker, message: bytes, fd: int | None = None) -> bool:
         try:
@@ -396,8 +398,9 @@ class Collector:
             left = held.tasks.get(task_id)
             if left is not None:  # never sent, or its result was on its way to a caller who left
                 self._settle_here(left, TaskCancelled("the call was interrupted"), CANCELLED)
-        elif kind == wire.STACKS and worker.stacks is not None:
-            worker.stacks(marshal.loads(body))
+        elif kind == wire.STACKS:
+            for take in worker.stack_takers.copy():
+                take(marshal.loads(body))
 
     def refuse(self, task: Task, error: BaseException) -> None:
         """Take a task in that could not be pickled, and end it (an item)."""
@@ -502,15 +505,12 @@ class Collector:
     def _has_back(self, worker: Worker) -> bool:
         """Make sure that no caller has the dead worker; False if one has to give it back first."""
         worker.dead = True
-        while not self.lender.take(worker):
-            if not self.lender.is_lent(worker):
-                # Ours already, or it has just been given back: then the next look finds it.
-                if worker not in self.lender.idle:
-                    return True
-                continue
-            with contextlib.suppress(OSError):
-                worker.end.shutdown(socket.SHUT_RDWR)  # wakes the caller, who lets it be adopted
-            return False
+        while not worker.mine and not self.lender.take(worker):
+            if self.lender.is_lent(worker):
+                with contextlib.suppress(OSError):
+                    worker.end.shutdown(socket.SHUT_RDWR)  # wakes the caller, who has it adopted
+                return False
+            # It was given back between the two looks: the next one finds it.
         return True
 
     def adopt(self, worker: Worker, task: Task) -> None:
@@ -546,13 +546,15 @@ class Collector:
         if task is not None:
             self.adopt(worker, task)
             # When the answer comes, all that was sent before has been answered.
-            self._post(worker, wire.REQUEST.pack(wire.PING, 0, 0, task.id, 0))
+            self._post(worker, wire.REQUEST.pack(wire.PING, 0, 0, task.id, 0, 0))
         elif worker.dead:
             self.bury(worker)
         else:
             with contextlib.suppress(OSError):
                 self._poll.modify(worker.fd, select.EPOLLIN)
             worker.mine = True
+            if worker.held is not None:
+                worker.answered = worker.held.next_seq
             self._make_hungry(worker)
 
     def _take_the_last(self, worker: Worker) -> None:
@@ -573,7 +575,7 @@ class Collector:
 
     def _stop(self, worker: Worker, hard: bool) -> None:
         worker.stopping = True
-        self._post(worker, wire.REQUEST.pack(wire.STOP, 0, 0, 0, 0))
+        self._post(worker, wire.REQUEST.pack(wire.STOP, 0, 0, 0, 0, 0))
         self._engine.stop_worker(worker, hard)
 
     # The end of the pool ----------------------------------------------------------------------------

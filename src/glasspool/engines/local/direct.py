@@ -46,12 +46,13 @@ class Lease:
 class Lender:
     """Idle workers, and those that are lent."""
 
-    def __init__(self, collector: Collector, poll: select.epoll) -> None:
+    def __init__(self, collector: Collector, poll: select.epoll, lends: bool) -> None:
         self.idle: deque[Worker] = deque()
         self.leases: dict[weakref.ref[Lease], list[Worker]] = {}
         self.done = 0
         self.failed = 0
         self._collector = collector
+        self._lends = lends
         self._poll = poll
         self._receivers: deque[channel.Receiver] = deque()
 
@@ -61,7 +62,7 @@ class Lender:
         Blocks until the task has ended (or the collector has adopted it).
         """
         collector = self._collector
-        if not self.idle or collector.ledger.waiting or collector.mailbox.items:
+        if not self.idle or not self._lends or collector.ledger.waiting or collector.mailbox.items:
             return False
         lease = Lease()
         # The dict has the only reference to the weak reference: taken out, it tells nobody any more.
@@ -113,7 +114,8 @@ class Lender:
         fd = None
         if isinstance(body, Parcel):
             fd, body = body.fd, body.head
-        parts += (wire.REQUEST.pack(wire.TASK, task.kind, task.call, task.id, len(body)), body)
+        head = wire.REQUEST.pack(wire.TASK, task.kind, task.call, task.id, task.seq, len(body))
+        parts += (head, body)
         channel.send(worker.end, b"".join(parts), fd)
         return self._await_reply(worker)
 

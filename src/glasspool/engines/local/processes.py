@@ -126,7 +126,7 @@ class ForkedChild:
 
     def __init__(self, pid: int, pidfd: int | None) -> None:
         self.pid = pid
-        self.sentinel = pidfd if pidfd is not None else -1
+        self.sentinel = pidfd
         self.returncode: int | None = None
         self._reported = Latch()
         self._owner = os.getpid()

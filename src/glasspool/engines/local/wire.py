@@ -3,7 +3,7 @@
 A message is a row of records; each is a header and a body. Both directions use a channel that keeps
 the borders of messages. Requests (pool to worker)::
 
-    REQUEST   kind, flags, callable number, task id, length of the body
+    REQUEST   kind, flags, callable number, task id, the task's number at the worker, length of body
 
 Replies (worker to pool; also what lies in the outbox)::
 
@@ -17,7 +17,7 @@ from __future__ import annotations
 import struct
 from typing import Final
 
-REQUEST: Final = struct.Struct("<HHIQI")
+REQUEST: Final = struct.Struct("<HHIQQI")
 REPLY: Final = struct.Struct("<HHIQQQ")
 
 # Kinds of requests.

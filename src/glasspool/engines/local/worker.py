@@ -124,7 +124,6 @@ class Worker:
         self._outbox = Outbox(boxes, setup.record, end)
         self._callables: dict[int, _Callable] = {}
         self._fence = threading.Lock()
-        self._seq = 0
         self._flushed_ns = 0
         self._done = 0
         self._busy_ns = 0
@@ -208,12 +207,12 @@ class Worker:
         self._flushed_ns = time.monotonic_ns()
         at = 0
         while at < len(message):
-            kind, flags, call, task, length = unpack(message, at)
+            kind, flags, call, task, seq, length = unpack(message, at)
             at += size
             body = view[at : at + length]
             at += length
             if kind == wire.TASK:
-                self._run(flags, call, task, body, fds)
+                self._run(flags, call, task, seq, body, fds)
             elif kind == wire.CALLABLE:
                 self._callables[call] = _Callable(bytes(body), flags, fds)
             elif kind == wire.FORGET:
@@ -224,9 +223,9 @@ class Worker:
                 return False
         return True
 
-    def _run(self, flags: int, call: int, task: int, body: memoryview, fds: list[int]) -> None:
-        seq = self._seq
-        self._seq = seq + 1
+    def _run(
+        self, flags: int, call: int, task: int, seq: int, body: memoryview, fds: list[int]
+    ) -> None:
         entry = self._ring + seq % sb.RING * sb.ENTRY.size
         begun = time.monotonic_ns()
         sb.BEGIN.pack_into(self._view, entry, task, call, begun, 0, seq + 1)

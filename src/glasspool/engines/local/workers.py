@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 STOP_GRACE_S = 5.0
 TERM_GRACE_S = 0.4
 STATUS_LIMIT_S = 1.0
+MAX_FAULTS = 20
 
 
 class Worker:
@@ -90,7 +91,7 @@ class Worker:
         self.ident = 0
         self.native_id = 0
         self.initialized_ns: tuple[int, int] | None = None
-        self.stacks: Callable[[list[Any]], None] | None = None
+        self.stack_takers: list[Callable[[list[Any]], None]] = []
         self.buried = False
         self.init_failed = False
 
@@ -115,6 +116,7 @@ class WorkerHandler:
         self._parked = False
         self._ended = False
         self._finishing = False
+        self._faults = 0
         self._generations: dict[int, int] = {}
 
     # Called by other threads ----------------------------------------------------------------------
@@ -148,22 +150,38 @@ class WorkerHandler:
         """Run until the pool has ended, or until parked."""
         kernel.name_this_thread(self._engine.os_name("workers"))
         self._parked = False
-        while not self._ended and not self._parked:
-            self._work_off()
-            if self._is_over():
-                break
-            self.state = "watching workers"
-            rung = False
-            asleep_limit = 0 if self.mailbox.fall_asleep() else self._next_due_ms()
+        while not self._is_over():
+            try:
+                self._turn()
+            except Exception:  # a fault of ours: nobody may wait for ever because of it
+                report_thread_error()
+                self._faults += 1
+                if self._faults > MAX_FAULTS:
+                    self._give_up()
+        if self._ended:
+            self._engine.dispose()
+
+    def _turn(self) -> None:
+        self._work_off()
+        if self._is_over():
+            return
+        self.state = "watching workers"
+        rung = False
+        asleep_limit = 0 if self.mailbox.fall_asleep() else self._next_due_ms()
+        try:
             for fd, _ in self._poll.poll(asleep_limit):
                 if fd == self.mailbox.fd:
                     rung = True
                 else:
                     self._attend(fd)
+        finally:
             self.mailbox.wake_up(rung)
-            self._run_due()
-        if self._ended:
-            self._engine.dispose()
+        self._run_due()
+
+    def _give_up(self) -> None:
+        for worker in self.workers.values():
+            self.kill(worker, signal.SIGKILL)
+        self._ended = True
 
     def _is_over(self) -> bool:
         return self._ended or self._parked
@@ -171,10 +189,7 @@ class WorkerHandler:
     def _work_off(self) -> None:
         items = self.mailbox.items
         while items and not self._parked:
-            try:
-                items.popleft()()
-            except Exception:  # a fault of ours: the other items are to be done all the same
-                report_thread_error()
+            items.popleft()()
 
     def _attend(self, fd: int) -> None:
         worker = self._by_fd.get(fd)
@@ -268,8 +283,9 @@ class WorkerHandler:
             process._sentinel = child.sentinel  # type: ignore[attr-defined]
         mp_process._children.add(process)  # type: ignore[attr-defined]
         watched = worker.pidfd
-        if watched is None and process is not None:
+        if watched is None and isinstance(self.starter, ContextStarter) and process is not None:
             watched = process.sentinel
+        # Without one: the template has reaped it already, and its report comes next.
         if watched is not None:
             self._by_fd[watched] = worker
             self._poll.register(watched, select.POLLIN)
