@@ -13,7 +13,6 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping
-from multiprocessing import util
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -36,7 +35,6 @@ T = TypeVar("T")
 P = TypeVar("P", bound="Pool")
 
 RUN, CLOSE, TERMINATE = "RUN", "CLOSE", "TERMINATE"
-EXIT_LIMIT_S = 5.0
 ENGINES = ("local",)
 
 
@@ -102,8 +100,6 @@ class Pool(multiprocessing.pool.Pool):
             registry.free_name(self._name)
             raise
         registry.add(self, self._engine)
-        # At interpreter exit only; a pool that is dropped before is ended by __del__.
-        self._finalizer = util.Finalize(None, _end_at_exit, args=(self._engine,), exitpriority=15)
         self._state = RUN
 
     @staticmethod
@@ -321,8 +317,7 @@ class Pool(multiprocessing.pool.Pool):
             return
         self._state = TERMINATE
         self._engine.terminate()
-        self._engine.done.wait(EXIT_LIMIT_S)
-        self._finalizer.cancel()
+        self._engine.done.wait(registry.EXIT_LIMIT_S)
 
     def join(self) -> None:
         """Wait until the workers have left and the last callback has run.
@@ -335,7 +330,6 @@ class Pool(multiprocessing.pool.Pool):
         self._check_owner()
         wait_as_caller(self._engine, self._engine.done, None, "waiting in join()")
         self._engine.join_callbacks()
-        self._finalizer.cancel()
 
     def __enter__(self: P) -> P:
         self._check_running()
@@ -362,7 +356,6 @@ class Pool(multiprocessing.pool.Pool):
             )
         if self._state != CLOSE and not self._engine.done.is_set():
             self._engine.terminate("the pool was dropped")
-        self._finalizer.cancel()
 
     def __reduce__(self) -> Any:
         raise NotImplementedError("pool objects cannot be passed between processes or pickled")
@@ -477,9 +470,3 @@ def _check_chunksize(chunksize: object) -> None:
         raise TypeError(f"chunksize must be an integer, not {chunksize!r}")
     if chunksize < 1:
         raise ValueError(f"Chunksize must be 1+, not {chunksize}")
-
-
-def _end_at_exit(engine: LocalEngine) -> None:
-    """End a pool that the program left running; called as the interpreter exits."""
-    engine.terminate("the program ended")
-    engine.done.wait(EXIT_LIMIT_S)

@@ -15,6 +15,7 @@ import time
 import warnings
 import weakref
 from collections.abc import Callable, Iterator
+from multiprocessing import util
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 ShutdownHook = Callable[["PoolInfo", tuple["TaskInfo", ...]], None]
 
 _engines: dict[int, LocalEngine] = {}
+_finalizers: dict[int, util.Finalize] = {}
 _pools: weakref.WeakSet[Pool] = weakref.WeakSet()
 _names: set[str] = set()
 _numbers = itertools.count(1)
@@ -32,6 +34,7 @@ _making = threading.RLock()
 _hooks: list[ShutdownHook] = []
 
 PARK_LIMIT_S = 1.0
+EXIT_LIMIT_S = 5.0
 
 
 class ForkWarning(RuntimeWarning):
@@ -70,6 +73,11 @@ def add(pool: Pool, engine: LocalEngine) -> None:
     engine.on_shutdown = _run_hooks
     if not engine.done.is_set():
         _engines[engine.number] = engine
+        # As the interpreter exits, before multiprocessing ends its children. It holds the engine and
+        # not the pool, which may be dropped before.
+        _finalizers[engine.number] = util.Finalize(
+            None, _end_at_exit, args=(engine,), exitpriority=15
+        )
     _pools.add(pool)
 
 
@@ -80,7 +88,15 @@ def free_name(name: str) -> None:
 
 def _remove(engine: LocalEngine) -> None:
     _engines.pop(engine.number, None)
+    finalizer = _finalizers.pop(engine.number, None)
+    if finalizer is not None:
+        finalizer.cancel()
     _names.discard(engine.name)
+
+
+def _end_at_exit(engine: LocalEngine) -> None:
+    engine.terminate("the program ended")
+    engine.done.wait(EXIT_LIMIT_S)
 
 
 def live_pools() -> tuple[Pool, ...]:
@@ -187,6 +203,7 @@ def _in_child() -> None:
     _making = threading.RLock()
     engines = list(_engines.values())
     _engines.clear()
+    _finalizers.clear()
     _names.clear()
     for engine in engines:
         engine.abandon_in_child()

@@ -269,7 +269,7 @@ class MapResult(_Job, Generic[T]):
         room = self._room
         if room is not None:
             room.set()
-        if self._number_left == 0:
+        if self._number_left == 0 and not self._aborted:
             if self._release is not None:
                 self._engine.forget_callable(self._release)
             self._complete()

@@ -63,7 +63,7 @@ class TemplateStarter:
     def __init__(self, recipe: Recipe, title: str) -> None:
         self._recipe = recipe
         self._parent = os.getpid()
-        self.template = Template.fork(self._boot, title)
+        self.template = Template.fork(self._boot, title, recipe.board.unlink)
 
     def start(self, token: int, setup: Setup, end: socket.socket) -> BaseProcess:
         """Ask for a worker; the template's report tells its pid."""
@@ -76,6 +76,7 @@ class TemplateStarter:
             setup.record,
             setup.parent,
             self.template.pid,
+            True,
         )
         self.template.start(token, handle._identity, handle.name, values, end.fileno())
         return handle

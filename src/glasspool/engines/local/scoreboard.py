@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import mmap
 import os
 import stat
@@ -218,7 +219,9 @@ class Board:
         Raises:
             OSError: The folder or the file cannot be made, or there is no room for it.
         """
-        path = folder(create=True) / f"{name}.{os.getpid()}.board"
+        home = folder(create=True)
+        sweep(home)
+        path = home / f"{name}.{os.getpid()}.board"
         total = RECORDS_AT + records * RECORD_BYTES
         with contextlib.suppress(FileNotFoundError):
             path.unlink()
@@ -423,6 +426,18 @@ class Board:
             return "?"
         start = HEADER_BYTES + number * CALL_BYTES
         return _text(bytes(self.view[start : start + CALL_BYTES])) or "?"
+
+
+def sweep(home: Path, at_most: int = 64) -> None:
+    """Remove the files of pools whose process is gone, which was killed with nobody to clean up."""
+    for path in itertools.islice(home.glob("*.board"), at_most):
+        try:
+            board = Board.open(path)
+        except BadBoard:
+            continue  # not ours to remove
+        if board.is_stale():
+            board.unlink()
+        board.close()
 
 
 def boards() -> list[Path]:

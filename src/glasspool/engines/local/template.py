@@ -44,8 +44,10 @@ class Template:
         self._receiver = channel.Receiver()
 
     @classmethod
-    def fork(cls, boot: BootWorker, title: str) -> Template:
+    def fork(cls, boot: BootWorker, title: str, orphaned: Callable[[], None]) -> Template:
         """Fork the calling process into a template. Other threads should not be running.
+
+        The template calls ``orphaned`` when the parent has died without a word.
 
         Raises:
             OSError: The process cannot be forked.
@@ -56,7 +58,7 @@ class Template:
         _flush_streams()
         pid = os.fork()
         if pid == 0:
-            _become_template(ours, theirs, parent, boot, title)
+            _become_template(ours, theirs, parent, boot, title, orphaned)
         theirs.close()
         return cls(pid, ours)
 
@@ -108,15 +110,22 @@ def _flush_streams() -> None:
 
 
 def _become_template(
-    ours: socket.socket, theirs: socket.socket, parent: int, boot: BootWorker, title: str
+    ours: socket.socket,
+    theirs: socket.socket,
+    parent: int,
+    boot: BootWorker,
+    title: str,
+    orphaned: Callable[[], None],
 ) -> NoReturn:
     code = 1
     try:
         _quiet_signals()
+        collects = gc.isenabled()
         gc.disable()  # nothing of the parent's garbage is to be finalized here
         ours.close()
         kernel.name_process(os.getpid(), title)
-        _Loop(theirs, parent, boot).run()
+        if not _Loop(theirs, parent, boot, collects).run():
+            orphaned()
         code = 0
     finally:
         os._exit(code)
@@ -138,8 +147,10 @@ def _no_interrupt(number: int, frame: object) -> None:
 class _Loop:
     """What the template does."""
 
-    def __init__(self, end: socket.socket, parent: int, boot: BootWorker) -> None:
+    def __init__(self, end: socket.socket, parent: int, boot: BootWorker, collects: bool) -> None:
         self._end = end
+        self._collects = collects
+        self._told_to_quit = False
         self._boot = boot
         self._receiver = channel.Receiver()
         self._poll = select.poll()
@@ -152,14 +163,15 @@ class _Loop:
             os._exit(1)
         self._children: dict[int, tuple[int, int]] = {}
 
-    def run(self) -> None:
+    def run(self) -> bool:
+        """Run until told to quit (True), or until the parent is gone (False)."""
         while True:
             # Woken by a request, by the end of a worker, or by the end of the parent.
             for fd, _ in self._poll.poll():
                 if fd in self._children:
                     self._report(fd)
                 elif fd == self._parent or not self._obey():
-                    return
+                    return self._told_to_quit
 
     def _obey(self) -> bool:
         try:
@@ -170,6 +182,7 @@ class _Loop:
             return False
         command, *rest = marshal.loads(message)
         if command != "start":
+            self._told_to_quit = True
             return False
         token, identity, name, setup = rest
         try:
@@ -195,6 +208,8 @@ class _Loop:
         try:
             self._end.close()
             channel.close_fds(list(self._children))
+            if self._collects:
+                gc.enable()
             code = self._boot(fd, identity, name, setup)
         finally:
             os._exit(code)

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import gc
 import itertools
 import marshal
 import os
@@ -55,6 +54,7 @@ class Setup:
     record: int
     parent: int
     starter: int | None
+    forked: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +93,9 @@ def main(
     if setup.starter is not None:
         kernel.die_with_parent(setup.starter)
     _reset_signals()
-    _forget_exit_functions()
+    if setup.forked:
+        # Exit functions of the parent would delete the parent's files. Ours run in Worker.leave.
+        atexit._clear()
     kernel.allow_tracer(setup.parent)
     kernel.name_this_thread(f"gp{setup.number} w{setup.slot:02d} task")
     if isinstance(board, str):
@@ -102,7 +104,6 @@ def main(
     _here = worker
     worker.answer_signals()
     _note_threads(worker)
-    gc.enable()
     if worker.initialize(initializer, initargs):
         worker.serve()
     worker.leave()
@@ -190,7 +191,8 @@ class Worker:
     def leave(self) -> None:
         """Run the exit functions that were registered in this process, and flush its output."""
         self._set(sb.W_STATE, sb.LEAVING)
-        atexit._run_exitfuncs()
+        if self.setup.forked:
+            atexit._run_exitfuncs()  # a spawned interpreter runs them as it ends
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(Exception):  # a user's stream may do anything
                 stream.flush()
@@ -533,8 +535,3 @@ def _reset_signals() -> None:
         number = getattr(signal, name, None)
         if number is not None and callable(signal.getsignal(number)):
             signal.signal(number, signal.SIG_DFL)
-
-
-def _forget_exit_functions() -> None:
-    # Those of the parent would delete the parent's files. Ours run in Worker.leave.
-    atexit._clear()

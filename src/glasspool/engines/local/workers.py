@@ -271,6 +271,7 @@ class WorkerHandler:
             record=worker.record,
             parent=os.getpid(),
             starter=starter,
+            forked=self._recipe.start_method != "spawn",
         )
 
     def _has_pid(self, worker: Worker, pid: int) -> None:
