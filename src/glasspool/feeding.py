@@ -55,7 +55,7 @@ class Feed:
         self._group: list[Task] = []
         self._group_size = 1
         self._tasks = job._tasks if isinstance(job, MapResult) else None
-        engine.begin_feed(job)
+        engine.collector.begin_feed(self, job)
 
     def run(self, may_wait: bool = True) -> bool:
         """Make tasks until the values are used up (True), or, if it may not wait, until it should.
@@ -79,7 +79,7 @@ class Feed:
 
     def finish(self) -> int:
         """Say that no more tasks will come; return how many there were."""
-        self._engine.end_feed(self._job)
+        self._engine.collector.end_feed(self)
         return self._index
 
     def run_in_thread(self, at_end: Callable[[Feed, BaseException | None], None]) -> None:

@@ -77,6 +77,7 @@ class Pool(multiprocessing.pool.Pool):
         size = self._size(processes)
         _check_arguments(initializer, maxtasksperchild, engine)
         self._ctx = context if context is not None else multiprocessing.get_context()
+        initargs = tuple(initargs)
         where = registry.caller_place()
         self._name, number = registry.new_name(name)
         plan = Plan(
@@ -87,12 +88,12 @@ class Pool(multiprocessing.pool.Pool):
             context=self._ctx,
             make_process=self.Process,
             initializer=initializer,
-            initargs=tuple(initargs),
+            initargs=initargs,
             made_at=f"{where[0]}:{where[1]}",
         )
         self._processes = size
         self._initializer = initializer
-        self._initargs = plan.initargs
+        self._initargs = initargs
         self._maxtasksperchild = maxtasksperchild
         try:
             self._engine = _start_engine(plan, where)
@@ -328,6 +329,11 @@ class Pool(multiprocessing.pool.Pool):
         if self._state == RUN:
             raise ValueError("Pool is still running")
         self._check_owner()
+        if self._engine.is_callback_thread():
+            raise GlasspoolError(
+                f"a callback of {self._name} called join(), which waits for all callbacks to end; "
+                "join the pool from another thread."
+            )
         wait_as_caller(self._engine, self._engine.done, None, "waiting in join()")
         self._engine.join_callbacks()
 
@@ -426,7 +432,7 @@ class Pool(multiprocessing.pool.Pool):
         """The jobs that have not ended, by number."""
         collector = self._engine.collector
         jobs = {task.job.job_id: task.job for task in collector.ledger.unended()}
-        jobs.update((job.job_id, job) for job in list(collector.feeds))
+        jobs.update((job.job_id, job) for job in list(collector.feeds.values()))
         for item in list(collector.mailbox.items):
             for task in item if isinstance(item, list) else [item]:
                 if isinstance(task, Task):

@@ -15,9 +15,9 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from glasspool.engines.local import wire
-from glasspool.engines.local.outcome import RAISED, VALUE, Outcome, rebuild
+from glasspool.engines.local.outcome import RAISED, VALUE, Outcome, rebuild, unbuildable
 from glasspool.engines.local.workers import report_thread_error
-from glasspool.errors import TaskCancelled, TaskTimeout, WorkerDied
+from glasspool.errors import GlasspoolError, TaskCancelled, TaskTimeout, WorkerDied
 from glasspool.latch import Latch
 from glasspool.snapshot import TaskInfo, ThreadRef
 
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from glasspool.pool import Pool
 
 T = TypeVar("T")
-Origin = tuple["Worker | None", int, int, int]
-"""Who ran a task: worker, begun_ns, ended_ns, bytes of the result."""
+Origin = tuple["Worker | None", int, int, int, str]
+"""Who ran a task: worker, begun_ns, ended_ns, bytes of the result, how it ended."""
 
 
 class _Job(Latch):
@@ -75,7 +75,10 @@ class _Job(Latch):
 
     def run_callback(self) -> None:
         """Run the callback that fits the outcome, then be ready (callback thread)."""
-        kind, value = self._outcome_now()
+        try:
+            kind, value = self._outcome_now()
+        except BaseException as error:  # rebuilding a value may raise anything
+            kind, value = self._keep(unbuildable("result", error))
         callback = self._callback if kind == VALUE else self._error_callback
         self._callback = self._error_callback = None
         try:
@@ -89,10 +92,20 @@ class _Job(Latch):
     def _outcome_now(self) -> Outcome:
         raise NotImplementedError
 
+    def _keep(self, error: BaseException) -> Outcome:
+        raise NotImplementedError
+
     def _await(self, timeout: float | None, what: str) -> bool:
         """Wait until ready, and say in the roster that this thread does."""
         if self._is_set:
             return True
+        if self._engine.is_callback_thread() and (
+            self is self._engine.calling_back or self._callback or self._error_callback
+        ):
+            raise GlasspoolError(
+                f"a callback waits for {self.label()}, which is ready only when its own callback has "
+                "returned; wait for it in another thread."
+            )
         return wait_as_caller(self._engine, self, timeout, what)
 
 
@@ -145,7 +158,7 @@ class AsyncResult(_Job, Generic[T]):
         self, task: Task, kind: int, body: Any, worker: Worker | None, begun: int, ended: int
     ) -> None:
         """Take the end of the task (collector)."""
-        self._origin = (worker, begun, ended, 0 if kind == RAISED else len(body))
+        self._origin = _origin(kind, body, worker, begun, ended)
         self._outcome = (kind, body)
         if self._callback is None and self._error_callback is None:
             self._pool = None
@@ -162,6 +175,10 @@ class AsyncResult(_Job, Generic[T]):
             outcome = rebuild(outcome)
             self._outcome = outcome
         return outcome
+
+    def _keep(self, error: BaseException) -> Outcome:
+        self._outcome = (RAISED, error)
+        return self._outcome
 
     def get(self, timeout: float | None = None) -> T:
         """Return the value, or raise what the task raised; wait for it at most ``timeout`` seconds.
@@ -201,7 +218,7 @@ class AsyncResult(_Job, Generic[T]):
     @property
     def info(self) -> TaskInfo:
         """What is known of the task: function, state, times, bytes, process and thread."""
-        return task_info(self._engine, self._task, self._outcome, self._origin)
+        return task_info(self._engine, self._task, self._origin)
 
 
 class MapResult(_Job, Generic[T]):
@@ -260,7 +277,7 @@ class MapResult(_Job, Generic[T]):
     ) -> None:
         """Take the end of one chunk (collector)."""
         index = task.index
-        self._origins[index] = (worker, begun, ended, 0 if kind == RAISED else len(body))
+        self._origins[index] = _origin(kind, body, worker, begun, ended)
         self._parts[index] = (kind, body)
         if kind > wire.OK_SEGMENT and self._failure is None:
             self._failure = (kind, body)
@@ -287,6 +304,10 @@ class MapResult(_Job, Generic[T]):
     def _outcome_now(self) -> Outcome:
         if self._value is None:
             self._value = self._join_parts()
+        return self._value
+
+    def _keep(self, error: BaseException) -> Outcome:
+        self._value = (RAISED, error)
         return self._value
 
     def _join_parts(self) -> Outcome:
@@ -504,23 +525,24 @@ class IMapIterator(Generic[T]):
             raise multiprocessing.TimeoutError
 
 
-def task_info(
-    engine: LocalEngine, task: Task, outcome: Outcome | None, origin: Origin | None
-) -> TaskInfo:
+def _origin(kind: int, body: Any, worker: Worker | None, begun: int, ended: int) -> Origin:
+    if kind <= wire.OK_SEGMENT:
+        return worker, begun, ended, len(body), "done"
+    if kind == RAISED:
+        return worker, begun, ended, 0, _word_for(body)
+    return worker, begun, ended, len(body), "failed"
+
+
+def task_info(engine: LocalEngine, task: Task, origin: Origin | None) -> TaskInfo:
     """Put together what is known of one task."""
-    worker, begun, ended, size = origin if origin is not None else (None, 0, 0, 0)
-    held_by = None
+    worker, begun, ended, size, state = origin or (None, 0, 0, 0, "waiting")
     if origin is None and task.holder is not None:
-        worker = held_by = _holder(engine, task)
-        entry = engine.board.entry(worker.record, task.seq) if worker is not None else None
-        begun = entry.begun_ns if entry is not None else 0
-    state = _state(task, outcome, begun)
+        worker, begun = _where(engine, task)
+        state = "running" if begun else "sent"
     pid, slot, thread = None, None, None
-    if worker is not None and (begun or held_by is None):
+    if worker is not None and (begun or origin is not None):
         pid, slot = worker.pid, worker.slot
         thread = ThreadRef("MainThread", worker.ident, worker.native_id or worker.pid, True)
-    elif outcome is not None and isinstance(outcome[1], WorkerDied):
-        pid, slot = outcome[1].certificate.pid, outcome[1].certificate.slot
     return TaskInfo(
         id=task.id,
         job=task.job.job_id,
@@ -552,7 +574,7 @@ def job_info(
 ) -> TaskInfo:
     """Put together what is known of a job of several tasks."""
     infos = tuple(
-        task_info(engine, task, None if origin is None else (VALUE, None), origin)
+        task_info(engine, task, origin)
         for task, origin in zip(tasks, origins, strict=True)
         if task is not None
     )
@@ -579,30 +601,24 @@ def job_info(
     )
 
 
-def _holder(engine: LocalEngine, task: Task) -> Worker | None:
+def _where(engine: LocalEngine, task: Task) -> tuple[Worker | None, int]:
+    """Return the worker that holds a task, and when it began it (0: not yet)."""
     for worker in list(engine.collector.workers.values()):
         if worker.held is task.holder:
-            return worker
-    return None
+            try:
+                entry = engine.board.entry(worker.record, task.seq)
+            except ValueError:  # the pool has ended meanwhile, and its scoreboard with it
+                return worker, 0
+            return worker, entry.begun_ns if entry is not None else 0
+    return None, 0
 
 
-def _state(task: Task, outcome: Outcome | None, begun: int) -> str:
-    if outcome is None:
-        if task.holder is None:
-            return "waiting"
-        return "running" if begun else "sent"
-    kind, body = outcome
-    if kind in (wire.OK, wire.OK_SEGMENT, VALUE):
-        return "done"
-    if kind == RAISED:
-        for error, word in (
-            (WorkerDied, "lost"),
-            (TaskCancelled, "cancelled"),
-            (TaskTimeout, "timeout"),
-        ):
-            if isinstance(body, error):
-                return word
-    return "failed"
+def _word_for(error: BaseException) -> str:
+    if isinstance(error, WorkerDied):
+        return "lost"
+    if isinstance(error, TaskCancelled):
+        return "cancelled"
+    return "timeout" if isinstance(error, TaskTimeout) else "failed"
 
 
 def _wall(monotonic_ns: int) -> float:

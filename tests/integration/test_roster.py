@@ -100,6 +100,12 @@ def running(ctx: BaseContext, *args: Any, **kwds: Any) -> Iterator[glasspool.Poo
         pool.join()
 
 
+def ready(pool: glasspool.Pool) -> glasspool.Pool:
+    """Wait until every worker is: the constructor waits for their processes only."""
+    until(lambda: all(w.state == "idle" for w in pool.inspect().workers))
+    return pool
+
+
 def processes_by_psutil(method: str) -> dict[int, str]:
     """List the processes of the only pool of this process without glasspool's help.
 
@@ -233,8 +239,7 @@ def test_threads_that_come_and_go(ctx, start_method, gate):
 def test_an_idle_worker(ctx):
     """A worker at rest has no task, waits in the pool's own code, and says so."""
     with running(ctx, 2) as pool:
-        pool.map(int, range(4))
-        seen = pool.inspect(stacks=True)
+        seen = ready(pool).inspect(stacks=True)
         for worker in seen.workers:
             assert worker.state == "idle"
             (thread,) = worker.threads
@@ -263,10 +268,15 @@ def test_a_task_that_holds_the_interpreter(forked_gate, no_reader):
     with running(FORK, 2, tasks.keep, forked_gate.shared) as pool:
         pool.apply_async(tasks.hold_the_interpreter)
         forked_gate.wait_for_tasks()
-        thread = only(busy_worker(pool.inspect(stacks=True)).threads, "task")
-        assert thread.stack is None
+
+        def stuck() -> ThreadInfo | None:
+            """It tells that it runs just before it gets stuck."""
+            told = only(busy_worker(pool.inspect(stacks=True)).threads, "task")
+            return told if told.stack is None else None
+
+        thread = until(stuck)
         assert "C call" in thread.evidence.note
-        assert thread.task.function == "hold_the_interpreter"
+        assert thread.task.function == "roster_tasks.hold_the_interpreter"
         assert thread.evidence.source == "scoreboard"
 
 
@@ -278,9 +288,14 @@ def test_a_reader_from_outside_sees_into_c_calls(forked_gate):
         pid = busy_worker(pool.inspect()).pid
         if pyspy.program() is None or pyspy.dump([pid])[pid].note:
             pytest.skip("py-spy is not installed, or not permitted here")
-        thread = only(busy_worker(pool.inspect(stacks=True)).threads, "task")
+
+        def stuck() -> ThreadInfo | None:
+            """It tells that it runs just before it gets stuck."""
+            told = only(busy_worker(pool.inspect(stacks=True)).threads, "task")
+            return told if told.evidence.source == "py-spy" else None
+
+        thread = until(stuck)
         assert user_frames(thread) == ["hold_the_interpreter"]
-        assert thread.evidence.source == "py-spy"
         assert thread.ident
 
 
@@ -295,7 +310,7 @@ def test_a_task_s_thread_is_told_with_its_task(ctx, gate):
             assert [t.name for t in children] == ["kid-0", "kid-1", "kid-2"]
             assert [t.python for t in children] == [True] * 3
             assert [t.task.id if t.task else None for t in children] == [result.info.id] * 3
-            assert {t.task.function for t in children} == {"start_threads"}
+            assert {t.task.function for t in children} == {"roster_tasks.start_threads"}
             assert len(worker.threads) == 4
         native = sorted(t.native_id for t in children)
         assert [user_frames(t) for t in children] == [["wait_open"]] * 3
@@ -313,7 +328,7 @@ def test_a_thread_that_outlives_its_task(forked_gate):
         assert only(threads, "task").task.id != made_by
         left = only(threads, "task-child")
         assert (left.name, left.task.id) == ("left behind", made_by)
-        assert left.task.function == "leave_a_thread"
+        assert left.task.function == "roster_tasks.leave_a_thread"
         assert left.task.state != "running"
 
 
@@ -338,9 +353,7 @@ def test_the_initializer_is_told_with_its_thread_and_time(ctx):
     """Each worker tells which thread ran the initializer, when, and for how long."""
     begun = time.time()
     with running(ctx, 2, time.sleep, (0.05,)) as pool:
-        pool.map(int, range(4), 1)
-        until(lambda: all(w.state == "idle" for w in pool.inspect().workers))
-        seen = pool.inspect()
+        seen = ready(pool).inspect()
         assert {pool_info.initializer for pool_info in seen.pools} == {"time.sleep"}
         for worker in seen.workers:
             told = worker.initializer
@@ -361,6 +374,16 @@ def test_a_pool_without_initializer(ctx):
         (worker,) = pool.inspect().workers
         assert worker.initializer is None or worker.initializer.state == "none"
         assert [t.roles for t in worker.threads] == [("task",)]
+
+
+def test_a_pool_without_initializer_has_no_such_role_at_any_time(ctx):
+    """Not while its workers start, either."""
+    with running(ctx, 2) as pool:
+        while True:
+            seen = pool.inspect()
+            assert "initializer" not in {role for t in seen.threads for role in t.roles}
+            if all(worker.state == "idle" for worker in seen.workers):
+                break
 
 
 def test_a_worker_in_its_initializer(ctx, gate, no_reader):
@@ -500,7 +523,7 @@ def test_a_result_knows_who_ran_it(ctx):
         result = pool.apply_async(tasks.who_am_i)
         pid, name, ident, native = result.get(LIMIT_S)
         info = result.info
-        assert (info.state, info.function, info.items, info.attempts) == ("done", "who_am_i", 1, 1)
+        assert (info.state, info.function, info.items, info.attempts) == ("done", "roster_tasks.who_am_i", 1, 1)
         assert info.pid == pid
         assert (info.thread.name, info.thread.ident, info.thread.native_id) == (name, ident, native)
         assert info.thread.is_main
@@ -533,7 +556,7 @@ def test_a_map_knows_who_ran_each_chunk(ctx):
 def test_two_pools_at_once(ctx):
     """Each pool's picture has its own handlers; all pools together have each pool's."""
     with running(ctx, 1, name="one") as one, running(ctx, 1, name="two") as two:
-        for pool in (one, two):
+        for pool in (ready(one), ready(two)):
             seen = pool.inspect(stacks=True)
             check_roles(seen)
             (worker,) = seen.workers
@@ -561,6 +584,7 @@ def test_a_look_from_another_thread(ctx):
     """Any thread may look: it is the one that takes the snapshot then."""
     seen: list[Snapshot] = []
     with running(ctx, 2) as pool:
+        ready(pool)
         looker = threading.Thread(
             target=lambda: seen.append(pool.inspect(stacks=True)), name="looker"
         )
@@ -602,7 +626,7 @@ def test_a_look_from_inside_a_task(ctx):
         assert pool.apply(tasks.look_at_nothing) == 0
         here, roles, without = pool.apply(tasks.look_from_inside)
         assert (here.pool, here.slot) == ("outer", 0)
-        assert here.function == "look_from_inside"
+        assert here.function == "roster_tasks.look_from_inside"
         assert without == ()
         assert {role for each in roles for role in each} >= {"main", *HANDLER_ROLES}
 
@@ -655,7 +679,8 @@ def test_a_pool_that_is_being_made(ctx):
         try:
             while not stop.is_set():
                 for pool in glasspool.inspect(stacks=True).pools:
-                    check_roles(pool)
+                    if pool.state == "running":  # in the end the handlers go one by one
+                        check_roles(pool)
         except BaseException as error:
             errors.append(error)
 
@@ -729,9 +754,7 @@ def test_printed_at_80_columns(ctx, gate, monkeypatch):
     """Folded or not, no line is longer than the terminal is wide, and each worker is there."""
     monkeypatch.setenv("COLUMNS", "80")
     with running(ctx, 4, tasks.keep, gate.shared) as pool:
-        pool.map(int, range(8), 1)
-        until(lambda: all(w.state == "idle" for w in pool.inspect().workers))
-        idle = pool.inspect()
+        idle = ready(pool).inspect()
         pool.apply_async(tasks.start_threads)
         gate.wait_for_tasks()
         for seen in (idle, pool.inspect(stacks=True)):
@@ -764,7 +787,7 @@ def test_a_stock_pool_by_the_same_door():
 def test_a_pool_by_the_pid_of_its_process(ctx):
     """The own pid, and a worker's, lead to the pool."""
     with running(ctx, 2, name="by pid") as pool:
-        for pid in (os.getpid(), pool.apply(os.getpid)):
+        for pid in (os.getpid(), ready(pool).apply(os.getpid)):
             seen = glasspool.inspect(pid, stacks=True)
             assert [told.name for told in seen.pools] == ["by pid"]
             check_roles(seen)
@@ -790,7 +813,8 @@ PROGRAM = """
     if __name__ == "__main__":
         context = multiprocessing.get_context(sys.argv[1])
         with glasspool.Pool(2, context=context, name="far away") as pool:
-            pool.apply(abs, (-1,))
+            while any(worker.state != "idle" for worker in pool.inspect().workers):
+                pass
             result = pool.apply_async(time.sleep, (600,))
             while not pool.stats()["running"]:
                 pass
@@ -817,8 +841,11 @@ def another_program(tmp_path: Path, method: str, how: str) -> Iterator[int]:
         assert process.stdout.readline() == "ready\n"
         yield process.pid
     finally:
-        process.kill()
+        for each in (*psutil.Process(process.pid).children(recursive=True), process):
+            each.kill()
         process.communicate(timeout=LIMIT_S)
+        for left in Path(os.environ["GLASSPOOL_DIR"]).glob(f"*.{process.pid}.*"):
+            left.unlink(missing_ok=True)
 
 
 def test_another_process_by_its_pid(tmp_path, start_method):

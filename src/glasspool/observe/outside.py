@@ -276,6 +276,7 @@ def _initializer(board: Board, record: int, main: ThreadInfo | None) -> Initiali
         function=board.header.initializer or None,
         state="done" if ended else "running",
         thread=ran,
+        begun_at=time.time() - (time.monotonic_ns() - begun) / 1e9,
         run_s=max(0.0, (ended - begun) / 1e9) if ended else None,
     )
 

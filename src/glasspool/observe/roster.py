@@ -207,7 +207,7 @@ def _open_tasks(engine: LocalEngine) -> list[TaskInfo]:
     for task in engine.collector.ledger.unended():
         if len(open_tasks) == OPEN_TASKS:
             break
-        open_tasks.append(task_info(engine, task, None, None))
+        open_tasks.append(task_info(engine, task, None))
     return open_tasks
 
 
@@ -227,17 +227,28 @@ def _grave(engine: LocalEngine, grave: Any) -> ProcessInfo:
 
 
 def _template(engine: LocalEngine) -> list[ProcessInfo]:
-    template = getattr(engine.handler.starter, "template", None)
-    if template is None:
-        return []
-    described = stock.server_process("template", template.pid)
-    return [] if described is None else [described]
+    starter = engine.handler.starter
+    for role in ("template", "nanny"):
+        helper = getattr(starter, role, None)
+        if helper is not None:
+            described = stock.server_process(role, helper.pid)
+            return [] if described is None else [described]
+    return []
 
 
 # Workers ----------------------------------------------------------------------------------------
 
 
 def _worker(engine: LocalEngine, worker: Worker, told: Mapping[int, _Answer]) -> ProcessInfo | None:
+    try:
+        return _living_worker(engine, worker, told)
+    except ValueError:  # the pool has ended meanwhile, and its scoreboard with it
+        return None
+
+
+def _living_worker(
+    engine: LocalEngine, worker: Worker, told: Mapping[int, _Answer]
+) -> ProcessInfo | None:
     described = outside.worker_of_record(engine.board, worker.record)
     if described is None or described.pid != worker.pid:
         return _starting(worker) if worker.pid else None
@@ -280,7 +291,7 @@ def _running(engine: LocalEngine, worker: Worker, described: ProcessInfo) -> Tas
         task = worker.direct
     if task is None:
         return seen
-    info = replace(task_info(engine, task, None, None), begun_at=seen.begun_at, run_s=seen.run_s)
+    info = replace(task_info(engine, task, None), begun_at=seen.begun_at, run_s=seen.run_s)
     if task.items > 1:
         word = engine.board.word(worker.record, sb.W_ITEM)
         grain = "item" if word & sb.GRAIN_ITEM else "task"
@@ -327,8 +338,12 @@ def _with_maker(
         if entry.native_id == thread.native_id and entry.task:
             if running is not None and running.id == entry.task:
                 return replace(thread, task=running)
+            ended = next(
+                (e for e in engine.board.finished(worker.record) if e.task == entry.task), None
+            )
+            name = engine.callables.name(ended.call) if ended is not None else "?"
             return replace(
-                thread, task=TaskInfo(id=entry.task, job=None, function="?", state="done")
+                thread, task=TaskInfo(id=entry.task, job=None, function=name, state="done")
             )
     return thread
 

@@ -51,7 +51,7 @@ class Collector:
         self.ledger = Ledger()
         self.state = "waiting for tasks and results"
         self.workers: dict[int, Worker] = {}  # by descriptor, as the poll tells it
-        self.feeds: set[Any] = set()
+        self.feeds: dict[weakref.ref[Any], Any] = {}
         self.pace: dict[int, float] = {}
         self.failure: BaseException | None = None
         self._poll = select.epoll()
@@ -131,13 +131,29 @@ class Collector:
                 for task in item:
                     submit(task)
             elif type(item) is weakref.ref:
-                self._lease_died(item)
+                if self.feeds.pop(item, None) is None:
+                    self._lease_died(item)
             else:
                 item()
 
     def park(self) -> None:
         """Leave the loop at the next turn; the thread ends, nothing is lost (an item)."""
         self._parked = True
+
+    def begin_feed(self, feed: Any, job: Any) -> None:
+        """Say that more tasks of a job will come, so that the pool is not finished before (any thread).
+
+        If the feed is dropped without ``end_feed`` (a signal handler raised in its thread), its weak
+        reference lands in the mailbox.
+        """
+        self.feeds[weakref.ref(feed, self.mailbox.items.append)] = job
+
+    def end_feed(self, feed: Any) -> None:
+        """Say that no more tasks of a job will come (any thread)."""
+        for reference in weakref.getweakrefs(feed):
+            self.feeds.pop(reference, None)
+        if self.closing:
+            self.mailbox.put(_nothing)  # it may have been the last thing to wait for
 
     def _submit(self, task: Task) -> None:
         self.ledger.submit(task)
@@ -322,7 +338,7 @@ class Collector:
         if held is None:
             return
         if message:
-            worker.answered += self._take(worker, message, fds)
+            self._take(worker, message, fds)
         if not worker.ready or worker.stopping:
             return
         if self.ledger.waiting and not worker.choked:
@@ -339,22 +355,24 @@ class Collector:
         if not worker.stopping:
             self._engine.stop_worker(worker, hard=True)
 
-    def _take(self, worker: Worker, message: bytes, fds: list[int]) -> int:
-        """Settle the tasks whose results are in a message (or in an outbox); return their number."""
+    def _take(
+        self, worker: Worker, message: bytes, fds: list[int], by_message: bool = True
+    ) -> None:
+        """Settle the tasks whose results are in a message, or in an outbox."""
         held = worker.held
         if held is None:
-            return 0
+            return
         unpack, size = wire.REPLY.unpack_from, wire.REPLY.size
         end_of, how_of = self.ledger.end, _HOW.get
         at, stop = 0, len(message)
-        count, settled, first_ns, last_ns, call = 0, 0, 0, 0, 0
+        settled, first_ns, last_ns, call = 0, 0, 0, 0
         while at < stop:
             kind, _lane, length, task_id, begun, ended = unpack(message, at)
             at += size
             body: Any = message[at : at + length]
             at += length
-            if kind <= wire.SKIPPED:
-                count += 1
+            if by_message and kind <= wire.SKIPPED:
+                worker.answered += 1
             if kind >= wire.SKIPPED:
                 self.hear_word(worker, kind, task_id, body, begun, ended)
                 continue
@@ -371,7 +389,6 @@ class Collector:
         if settled:
             measured = (last_ns - first_ns) / settled
             self.pace[call] = batching.new_pace(self.pace.get(call), measured)
-        return count
 
     def hear_word(
         self, worker: Worker, kind: int, task_id: int, body: bytes, begun: int, ended: int
@@ -394,7 +411,7 @@ class Collector:
         elif kind == wire.INITIALIZER_FAILED:
             self._engine.initializer_failed(worker, body)
         elif kind == wire.PONG:
-            worker.answered = held.next_seq
+            worker.answered = begun  # it answers a PING that followed this many tasks
             left = held.tasks.get(task_id)
             if left is not None:  # never sent, or its result was on its way to a caller who left
                 self._settle_here(left, TaskCancelled("the call was interrupted"), CANCELLED)
@@ -407,11 +424,13 @@ class Collector:
         self.ledger.submit(task)
         self._settle_here(task, error, FAILED)
 
-    def _settle_here(self, task: Task, error: BaseException, how: str) -> None:
+    def _settle_here(
+        self, task: Task, error: BaseException, how: str, worker: Worker | None = None
+    ) -> None:
         """End a task by a decision of the parent."""
         if self.ledger.end_here(task, how):
             task.payload = None
-            task.job.settle(task, RAISED, error, None, 0, 0)
+            task.job.settle(task, RAISED, error, worker, 0, 0)
 
     # Looking after workers that are stuck -----------------------------------------------------------
 
@@ -431,7 +450,7 @@ class Collector:
                 again = True
                 continue
             before = len(held)
-            self._take(worker, self._engine.boxes.read(worker.record), [])
+            self._take(worker, self._engine.boxes.read(worker.record), [], by_message=False)
             worker.stuck = len(held) == before
             again = again or not worker.stuck
         self._look_at = time.monotonic() + LOOK_EVERY_S if again else None
@@ -498,7 +517,7 @@ class Collector:
         self._hungry.pop(worker, None)
         for task in begun:
             certificate = self._engine.certify(worker, task)
-            self._settle_here(task, WorkerDied(certificate), LOST)
+            self._settle_here(task, WorkerDied(certificate), LOST, worker)
         worker.end.close()
         self._engine.buried(worker, certified=bool(begun))
 
@@ -519,6 +538,7 @@ class Collector:
             return
         worker.direct = None
         worker.mine = True
+        worker.held.next_seq = max(worker.held.next_seq, task.seq + 1)
         if worker.buried:
             self._submit(task)  # it was never seen: there was nobody to send it to
             return
@@ -546,7 +566,8 @@ class Collector:
         if task is not None:
             self.adopt(worker, task)
             # When the answer comes, all that was sent before has been answered.
-            self._post(worker, wire.REQUEST.pack(wire.PING, 0, 0, task.id, 0, 0))
+            sent = worker.held.next_seq if worker.held is not None else 0
+            self._post(worker, wire.REQUEST.pack(wire.PING, 0, 0, task.id, sent, 0))
         elif worker.dead:
             self.bury(worker)
         else:
@@ -598,8 +619,8 @@ class Collector:
         self._end_all(error, FAILED)
 
     def _end_all(self, error: BaseException, how: str) -> None:
-        for feed in list(self.feeds):
-            feed.abort(error)
+        for job in list(self.feeds.values()):
+            job.abort(error)
         for task in list(self.ledger.unended()):
             self._settle_here(task, error, how)
 
@@ -624,6 +645,6 @@ class Collector:
         self._poll.close()
         self.mailbox.close()
 
-    def fds(self) -> list[int]:
-        """List the descriptors that a fork of the user's must close."""
-        return [self.mailbox.fd, self._poll.fileno()]
+
+def _nothing() -> None:
+    """Wake the loop, to look whether it is finished."""

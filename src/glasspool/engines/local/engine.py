@@ -124,7 +124,7 @@ class LocalEngine:
         self.collector = Collector(self)
         self.threads: dict[str, threading.Thread] = {}
         self._callbacks: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self.callback_task: str | None = None
+        self.calling_back: Any = None
         self.feeders: set[threading.Thread] = set()
         self._failures = 0
         self._started = 0
@@ -139,7 +139,7 @@ class LocalEngine:
         if self.start_method == "fork":
             self.handler.fork_template(f"gp{self.number} template")
         else:
-            self.handler.use_context()
+            self.handler.use_context(f"gp{self.number} nanny")
 
     def start(self) -> None:
         """Start the threads and the workers; returns when every worker has a process.
@@ -215,11 +215,11 @@ class LocalEngine:
         """
         self.handler.mailbox.put(self.handler.park)
         self.collector.mailbox.put(self.collector.park)
-        if self.callback_task is None:
+        if self.calling_back is None:
             self._callbacks.put(_PARK)
         parked = []
         for role, thread in self.threads.items():
-            if role == "callback" and self.callback_task is not None:
+            if role == "callback" and self.calling_back is not None:
                 continue  # it runs the user's code
             thread.join(2.0)
             if not thread.is_alive() and thread.native_id is not None:
@@ -233,12 +233,13 @@ class LocalEngine:
     def own_threads(self) -> dict[threading.Thread, tuple[tuple[str, ...], str]]:
         """Return our threads with their roles and states."""
         found: dict[threading.Thread, tuple[tuple[str, ...], str]] = {}
+        job = self.calling_back
         states = {
             "worker-handler": self.handler.state,
             "task-handler+result-handler": self.collector.state,
-            "callback": f"running callback of {self.callback_task}"
-            if self.callback_task
-            else "waiting for a callback to run",
+            "callback": "waiting for a callback to run"
+            if job is None
+            else f"running the callback of {job.label()}",
         }
         for role, thread in list(self.threads.items()):
             found[thread] = (tuple(role.split("+")), states[role])
@@ -259,14 +260,6 @@ class LocalEngine:
     def submit_failed(self, task: Task, error: BaseException) -> None:
         """Hand in a task that has failed already: it could not be pickled."""
         self.collector.mailbox.put(lambda: self.collector.refuse(task, error))
-
-    def begin_feed(self, job: Any) -> None:
-        """Say that more tasks of a job will come, so that the pool is not finished before."""
-        self.collector.mailbox.put(lambda: self.collector.feeds.add(job))
-
-    def end_feed(self, job: Any) -> None:
-        """Say that no more tasks of a job will come."""
-        self.collector.mailbox.put(lambda: self.collector.feeds.discard(job))
 
     def forget_callable(self, number: int) -> None:
         """Drop a callable whose job has ended (collector)."""
@@ -298,11 +291,15 @@ class LocalEngine:
             job = self._callbacks.get()  # woken by the next job, or by the end of the pool
             if job is _PARK or job is _END:
                 return
-            self.callback_task = job.label()
+            self.calling_back = job
             try:
                 job.run_callback()
             finally:
-                self.callback_task = None
+                self.calling_back = None
+
+    def is_callback_thread(self) -> bool:
+        """Tell whether the calling thread is the one that runs callbacks."""
+        return threading.current_thread() is self.threads.get("callback")
 
     def join_callbacks(self) -> None:
         """Wait until the last callback has run; returns at once on the callback thread itself."""
@@ -482,9 +479,11 @@ class LocalEngine:
 
     def abandon_in_child(self) -> None:
         """Close the descriptors that a fork of the user's inherited; nothing else may happen there."""
-        for fd in {*self.handler.fds(), *self.collector.fds(), self.boxes.fd} - {-1}:
-            with contextlib.suppress(OSError):
-                os.close(fd)
+        self.handler.close_in_child()
+        self.collector.dispose()
+        fd, self.boxes.fd = self.boxes.fd, -1
+        if fd >= 0:
+            os.close(fd)
 
     # Being seen -------------------------------------------------------------------------------------
 

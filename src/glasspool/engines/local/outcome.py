@@ -54,7 +54,7 @@ def rebuild(outcome: Outcome) -> Outcome:
         try:
             return VALUE, body.load() if kind == wire.OK_SEGMENT else payload.load(body)
         except Exception as error:
-            return RAISED, _unbuildable("result", error)
+            return RAISED, unbuildable("result", error)
     if kind == wire.UNSENDABLE:
         return RAISED, _unsendable(*pickle.loads(body))
     return RAISED, _exception(kind, body)
@@ -107,7 +107,8 @@ def _unsendable(error: str, value: str) -> SerializationError:
     return made
 
 
-def _unbuildable(what: str, error: Exception) -> SerializationError:
+def unbuildable(what: str, error: BaseException) -> SerializationError:
+    """Return the error for a value that arrived and could not be rebuilt."""
     made = SerializationError(
         error,
         what,

@@ -15,7 +15,7 @@ from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-from glasspool.engines.local import kernel, worker
+from glasspool.engines.local import kernel, nanny, worker
 from glasspool.engines.local.outbox import Outboxes
 from glasspool.engines.local.scoreboard import Board
 from glasspool.engines.local.template import Template
@@ -95,10 +95,35 @@ class TemplateStarter:
 
 
 class ContextStarter:
-    """Starts workers as ``multiprocessing`` does (start methods spawn and forkserver)."""
+    """Starts workers as ``multiprocessing`` does (start methods spawn and forkserver).
 
-    def __init__(self, recipe: Recipe) -> None:
+    A spawned worker is a child of the worker-handler thread, which outlives it, so the kernel ends it
+    with us. For a forkserver pool there is a nanny.
+    """
+
+    def __init__(self, recipe: Recipe, nanny_title: str) -> None:
         self._recipe = recipe
+        self._nanny_title = nanny_title
+        self.nanny: Any = None
+
+    def want_nanny(self) -> None:
+        """Start the nanny, if this start method needs one and it is not there.
+
+        After the first worker, so that its name does not count among those of the workers.
+        """
+        if self._recipe.start_method == "forkserver" and self.nanny is None:
+            arguments = (str(self._recipe.board.path), os.getpid(), self._nanny_title)
+            made = self._recipe.context.Process(  # type: ignore[attr-defined]  # each context has it
+                target=nanny.main, args=arguments
+            )
+            self.nanny = made._Popen(made)
+
+    def end_nanny(self) -> None:
+        """End the nanny; the pool has ended."""
+        if self.nanny is not None:
+            self.nanny.kill()
+            self.nanny.wait(1.0)
+            self.nanny.close()
 
     def start(self, token: int, setup: Setup, end: socket.socket) -> BaseProcess:
         """Start a worker; when this returns, it has a pid.

@@ -220,7 +220,7 @@ class Worker:
             elif kind == wire.FORGET:
                 self._callables.pop(call, None)
             elif kind == wire.PING:
-                self._outbox.put(wire.PONG, 0, b"", task, 0, 0)
+                self._outbox.put(wire.PONG, 0, b"", task, seq, 0)
             elif kind == wire.STOP:
                 return False
         return True

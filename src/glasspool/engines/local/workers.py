@@ -127,9 +127,9 @@ class WorkerHandler:
         self.starter = starter
         self._poll.register(starter.template.end.fileno(), select.POLLIN)
 
-    def use_context(self) -> None:
+    def use_context(self, nanny_title: str) -> None:
         """Start workers as ``multiprocessing`` does."""
-        self.starter = ContextStarter(self._recipe)
+        self.starter = ContextStarter(self._recipe, nanny_title)
 
     def serve_on(self, path: str) -> None:
         """Answer questions on a Unix socket. Before this loop runs; none if that is impossible."""
@@ -256,6 +256,7 @@ class WorkerHandler:
         self.workers[worker.token] = worker
         if isinstance(starter, ContextStarter):
             self._has_pid(worker, int(worker.process.pid or 0))
+            starter.want_nanny()
 
     def _setup(self, worker: Worker) -> Setup:
         starter: int | None = None
@@ -338,9 +339,12 @@ class WorkerHandler:
         """The kernel says that the process has ended; how, its parent has still to say."""
         self._unwatch(worker)
         popen = getattr(worker.process, "_popen", None)
-        if not isinstance(popen, ForkedChild):
-            code = None if popen is None else popen.wait(STATUS_LIMIT_S)
-            self._died(worker, code)
+        if popen is None:
+            self._died(worker, None)
+        elif self._recipe.start_method == "spawn":
+            self._died(worker, popen.poll())  # our own child
+        elif not isinstance(popen, ForkedChild):
+            self._died(worker, popen.wait(STATUS_LIMIT_S))  # the fork server is about to tell
         elif self.starter is None:
             self._died(worker, None)
         else:
@@ -414,21 +418,26 @@ class WorkerHandler:
             starter.template.quit()
             starter.template.reap()
             starter.template.end.close()
+        elif starter is not None:
+            starter.end_nanny()
         if self._server is not None:
             self._poll.unregister(self._server.fileno())
             self._server.close()
             self._server = None
         self._ended = True
 
-    def fds(self) -> list[int]:
-        """List the descriptors that a fork of the user's must close."""
-        fds = [self.mailbox.fd, *(w.fd for w in self.workers.values())]
-        fds += [w.pidfd for w in self.workers.values() if w.pidfd is not None]
+    def close_in_child(self) -> None:
+        """Close what a fork of the user's inherited, by the objects that own it."""
+        self.mailbox.close()
+        for worker in self.workers.values():
+            worker.end.close()
+            if worker.pidfd is not None:
+                os.close(worker.pidfd)
+                worker.pidfd = None
         if isinstance(self.starter, TemplateStarter):
-            fds.append(self.starter.template.end.fileno())
+            self.starter.template.end.close()
         if self._server is not None:
-            fds.append(self._server.fileno())
-        return fds
+            self._server.close()
 
 
 def _fork_server_pid() -> int | None:
