@@ -12,10 +12,10 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, TypeVarTuple, overload
 
 from glasspool import registry
 from glasspool.engines.local import payload, wire
@@ -32,7 +32,13 @@ if TYPE_CHECKING:
     from glasspool.snapshot import Snapshot, ThreadInfo
 
 T = TypeVar("T")
+Item = TypeVar("Item")
+Args = TypeVarTuple("Args")
 P = TypeVar("P", bound="Pool")
+
+# A tuple of arguments is checked against the function, as a ParamSpec would (which cannot describe
+# arguments that stand in a tuple). For other iterables, and with keywords, a checker cannot know.
+Unchecked: TypeAlias = list[Any] | range | Iterator[Any]
 
 RUN, CLOSE, TERMINATE = "RUN", "CLOSE", "TERMINATE"
 ENGINES = ("local",)
@@ -115,6 +121,14 @@ class Pool(multiprocessing.pool.Pool):
 
     # Calls ----------------------------------------------------------------------------------------
 
+    @overload  # type: ignore[override]  # narrower: a tuple must fit the function
+    def apply(self, func: Callable[[*Args], T], args: tuple[*Args]) -> T: ...
+    @overload
+    def apply(
+        self, func: Callable[..., T], args: Unchecked = ..., *, kwds: Mapping[str, Any] = ...
+    ) -> T: ...
+    @overload
+    def apply(self, func: Callable[..., T], args: Iterable[Any], kwds: Mapping[str, Any]) -> T: ...
     def apply(
         self, func: Callable[..., T], args: Iterable[Any] = (), kwds: Mapping[str, Any] = {}
     ) -> T:
@@ -128,7 +142,35 @@ class Pool(multiprocessing.pool.Pool):
             self._engine.submit(task)
         return result.get()
 
-    def apply_async(  # type: ignore[override]
+    @overload  # type: ignore[override]  # as for apply; and the result is ours
+    def apply_async(
+        self,
+        func: Callable[[*Args], T],
+        args: tuple[*Args],
+        *,
+        callback: Callable[[T], object] | None = ...,
+        error_callback: Callable[[BaseException], object] | None = ...,
+    ) -> AsyncResult[T]: ...
+    @overload
+    def apply_async(
+        self,
+        func: Callable[..., T],
+        args: Unchecked = ...,
+        *,
+        kwds: Mapping[str, Any] = ...,
+        callback: Callable[[T], object] | None = ...,
+        error_callback: Callable[[BaseException], object] | None = ...,
+    ) -> AsyncResult[T]: ...
+    @overload
+    def apply_async(
+        self,
+        func: Callable[..., T],
+        args: Iterable[Any],
+        kwds: Mapping[str, Any],
+        callback: Callable[[T], object] | None = ...,
+        error_callback: Callable[[BaseException], object] | None = ...,
+    ) -> AsyncResult[T]: ...
+    def apply_async(
         self,
         func: Callable[..., T],
         args: Iterable[Any] = (),
@@ -190,7 +232,7 @@ class Pool(multiprocessing.pool.Pool):
         return result, None
 
     def map(
-        self, func: Callable[[Any], T], iterable: Iterable[Any], chunksize: int | None = None
+        self, func: Callable[[Item], T], iterable: Iterable[Item], chunksize: int | None = None
     ) -> list[T]:
         """Call ``func`` for each item in the workers, wait, and return the values in order.
 
@@ -201,8 +243,8 @@ class Pool(multiprocessing.pool.Pool):
 
     def map_async(  # type: ignore[override]
         self,
-        func: Callable[[Any], T],
-        iterable: Iterable[Any],
+        func: Callable[[Item], T],
+        iterable: Iterable[Item],
         chunksize: int | None = None,
         callback: Callable[[list[T]], object] | None = None,
         error_callback: Callable[[BaseException], object] | None = None,
@@ -231,7 +273,7 @@ class Pool(multiprocessing.pool.Pool):
         return self._map(func, iterable, True, chunksize, callback, error_callback)
 
     def imap(  # type: ignore[override]
-        self, func: Callable[[Any], T], iterable: Iterable[Any], chunksize: int = 1
+        self, func: Callable[[Item], T], iterable: Iterable[Item], chunksize: int = 1
     ) -> IMapIterator[T]:
         """Return an iterator over the values, in the order of the items.
 
@@ -240,7 +282,7 @@ class Pool(multiprocessing.pool.Pool):
         return self._imap(func, iterable, chunksize, ordered=True)
 
     def imap_unordered(  # type: ignore[override]
-        self, func: Callable[[Any], T], iterable: Iterable[Any], chunksize: int = 1
+        self, func: Callable[[Item], T], iterable: Iterable[Item], chunksize: int = 1
     ) -> IMapIterator[T]:
         """Return an iterator over the values, in the order in which they arrive."""
         return self._imap(func, iterable, chunksize, ordered=False)

@@ -160,11 +160,19 @@ class BadText(Exception):
     __repr__ = __str__
 
 
-class Recursive:
-    """Is too deep for pickle."""
+class Link:
+    """One of a chain that is too long for pickle."""
 
-    def __init__(self, depth: int) -> None:
-        self.inner = Recursive(depth - 1) if depth else None
+    def __init__(self, following: Any) -> None:
+        self.following = following
+
+
+def chain(length: int) -> Any:
+    """Return a chain."""
+    made = None
+    for _ in range(length):
+        made = Link(made)
+    return made
 
 
 def raise_it(what: str) -> None:
@@ -220,7 +228,7 @@ def unsendable(what: str) -> Any:
 
         return threading.Lock()
     if what == "deep":
-        return Recursive(100_000)
+        return chain(20_000)
     return RaisesWhenRebuilt(what)
 
 

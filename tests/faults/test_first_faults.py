@@ -55,6 +55,7 @@ def _maker(ctx: BaseContext) -> Iterator[MakePool]:
     while made:
         pool = made.pop()
         pool.terminate()
+        assert pool._engine.done.wait(LIMIT_S), f"{pool.name} does not end"
         pool.join()
 
 
@@ -332,13 +333,21 @@ def _no_fork_warning() -> Iterator[None]:
         yield
 
 
-@pytest.mark.parametrize("function", [tasks.close_all_descriptors, tasks.close_all_and_wait])
-def test_a_task_closes_all_descriptors(make: MakePool, function: Callable[[], None]) -> None:
+def test_a_task_closes_all_descriptors_and_stays(make: MakePool) -> None:
     """The worker is lost with that task, and only with that."""
     pool = make(2)
-    result = pool.apply_async(function)
+    result = pool.apply_async(tasks.close_all_and_wait)
     with pytest.raises(glasspool.WorkerDied):
         result.get(10)
+    works(pool, 2)
+
+
+def test_a_task_closes_all_descriptors_and_returns(make: MakePool) -> None:
+    """The worker is lost; the task is not, if it had ended before anybody noticed."""
+    pool = make(2)
+    result = pool.apply_async(tasks.close_all_descriptors)
+    with contextlib.suppress(glasspool.WorkerDied):
+        assert result.get(10) is None
     works(pool, 2)
 
 

@@ -63,6 +63,7 @@ def _maker(ctx: BaseContext) -> Iterator[MakePool]:
     while made:
         pool = made.pop()
         pool.terminate()
+        assert pool._engine.done.wait(LIMIT_S), f"{pool.name} does not end"
         pool.join()
 
 

@@ -117,9 +117,7 @@ def test_the_glasspool_way_to_ask_for_the_initializer_s_thread():
 
 def test_the_glasspool_way_to_ask_for_the_parent_s_threads():
     """Every thread of every process, with its roles: each handler's once, four workers."""
-    rows = [
-        re.split(r" {2,}", line) for line in plain("parent_threads_glasspool.py").splitlines()
-    ]
+    rows = [re.split(r" {2,}", line) for line in plain("parent_threads_glasspool.py").splitlines()]
     roles = [role for row in rows for role in row[-1].split(", ")]
     for role in ("main", *HANDLER_ROLES):
         assert roles.count(role) == 1

@@ -40,7 +40,6 @@ ROLES = frozenset(
 )
 
 
-
 class Gate:
     """What tasks wait for, and how one knows that they run.
 
@@ -523,7 +522,12 @@ def test_a_result_knows_who_ran_it(ctx):
         result = pool.apply_async(tasks.who_am_i)
         pid, name, ident, native = result.get(LIMIT_S)
         info = result.info
-        assert (info.state, info.function, info.items, info.attempts) == ("done", "roster_tasks.who_am_i", 1, 1)
+        assert (info.state, info.function, info.items, info.attempts) == (
+            "done",
+            "roster_tasks.who_am_i",
+            1,
+            1,
+        )
         assert info.pid == pid
         assert (info.thread.name, info.thread.ident, info.thread.native_id) == (name, ident, native)
         assert info.thread.is_main
@@ -605,7 +609,10 @@ def test_two_threads_may_look_at_the_same_time(forked_gate, no_reader):
         for _ in range(50):
             shown = pool.inspect(stacks=True)
             missing.extend(
-                f"{t.name} {t.evidence.note}" for w in shown.workers for t in w.threads if not t.stack
+                f"{t.name} {t.evidence.note}"
+                for w in shown.workers
+                for t in w.threads
+                if not t.stack
             )
 
     with running(FORK, 2, tasks.keep, forked_gate.shared) as pool:

@@ -316,7 +316,6 @@ class LocalEngine:
     def buried(self, worker: Worker, certified: bool) -> None:
         """The collector has settled what a dead worker held (collector)."""
         board, record = self.board, worker.record
-        in_start = board.word(record, sb.W_STATE) in (sb.STARTING, sb.INITIALIZING)
         self.graves.append(
             Grave(
                 slot=worker.slot,
@@ -333,20 +332,21 @@ class LocalEngine:
             if worker.wanted and not self._terminating and not self.collector.stopped:
                 self._replace(worker.slot)
             return
-        if in_start:
-            if not worker.init_failed:
-                how = describe_exit(worker.exitcode)
-                self._count_failure(
-                    worker,
-                    InitializerFailed(
-                        f"worker {worker.slot} (pid {worker.pid}) {how} while it started or ran the "
-                        f"initializer{f' {self.initializer}' if self.initializer else ''}."
-                    ),
-                )
+        if worker.init_failed or self.collector.failure is not None:
+            return  # counted already; or there is nothing to be done any more
+        if worker.initialized_ns is None:
+            self._count_failure(worker, self._died_in_start(worker))
             return
         if not certified:
             self.deaths.append(self._certificate(worker, None))
         self._replace(worker.slot)
+
+    def _died_in_start(self, worker: Worker) -> InitializerFailed:
+        where = f"ran the initializer {self.initializer}" if self.initializer else "started"
+        return InitializerFailed(
+            f"worker {worker.slot} (pid {worker.pid}) {describe_exit(worker.exitcode)} "
+            f"while it {where}."
+        )
 
     def retired(self, worker: Worker) -> None:
         """A worker has been given its last task: its successor may start (collector)."""

@@ -1,0 +1,59 @@
+"""The benchmarks run, with tiny sizes, and their JSON is whole. No time is judged."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+LIMIT_S = 100
+
+
+def _bench(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "bench", *words],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S,
+        check=False,
+        stdin=subprocess.DEVNULL,
+    )
+
+
+def test_every_case_runs_on_every_contender(tmp_path: Path) -> None:
+    """With --quick each case gives each contender's times, their ratio, machine and versions."""
+    file = tmp_path / "bench.json"
+    done = _bench("--quick", "--json", str(file))
+    assert done.returncode == 0, done.stderr
+    told = json.loads(file.read_text())
+    assert told["options"]["quick"] is True
+    assert set(told["versions"]) == {"python", "stock", "glasspool"}
+    assert told["machine"]["processors"] >= 1
+    listed = _bench("--list").stdout.splitlines()
+    assert {row["case"] for row in told["rows"]} == {line.split()[0] for line in listed}
+    for row in told["rows"]:
+        assert row["ratio"].keys() == row["median"].keys() == {"stock", "glasspool"}
+        assert all(len(rounds) == 1 and rounds[0] > 0 for rounds in row["rounds"].values())
+    assert len(done.stdout.splitlines()) == len(told["rows"]) + 1
+
+
+def test_a_choice_of_cases_and_rounds_as_markdown() -> None:
+    """--only takes patterns, --rounds repeats, --markdown prints a table that has the ratio last."""
+    done = _bench("--quick", "--only", "imp*", "--rounds", "2", "--markdown")
+    assert done.returncode == 0, done.stderr
+    head, rule, *body = done.stdout.splitlines()
+    assert head.endswith("| stock / glasspool |")
+    assert rule.count("---") == 4
+    assert len(body) == 1
+    assert " to " in body[0]
+
+
+def test_an_unknown_case_is_told() -> None:
+    """A pattern that names no case ends with code 2 and says which cases there are."""
+    done = _bench("--only", "nonsense")
+    assert done.returncode == 2
+    assert "nonsense" in done.stderr
+    assert "map-1" in done.stdout
