@@ -17,7 +17,7 @@ from glasspool.engines.local.workers import new_thread
 from glasspool.errors import TaskExit
 from glasspool.latch import Latch
 from glasspool.ledger import Task
-from glasspool.results import IMapIterator, MapResult
+from glasspool.results import TASK_BYTES, IMapIterator, MapResult
 
 if TYPE_CHECKING:
     import threading
@@ -88,7 +88,8 @@ class Feed:
             lambda: self._run_thread(at_end, thread), f"{self._engine.name} iterable"
         )
         self._engine.feeders.add(thread)
-        thread.start()
+        # Not here: a signal handler that raises inside Thread.start would leave a broken thread.
+        self._engine.collector.mailbox.put(thread.start)
 
     def _run_thread(
         self, at_end: Callable[[Feed, BaseException | None], None], thread: threading.Thread
@@ -136,7 +137,7 @@ class Feed:
         task = Task(
             engine.next_id(), self._job, index, items, number, kind, body, time.monotonic_ns()
         )
-        self._bytes += task.size
+        self._bytes += task.size + TASK_BYTES
         self._note(index, task)
         self._group.append(task)
         if len(self._group) >= self._group_size:

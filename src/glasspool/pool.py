@@ -483,10 +483,8 @@ class Pool(multiprocessing.pool.Pool):
 
 
 def _start_engine(plan: Plan, where: tuple[str, int]) -> LocalEngine:
-    from glasspool.observe import roster
-
     engine = LocalEngine(plan)
-    engine.answerer = roster.answer
+    engine.answerer = _answer
     try:
         if engine.start_method == "fork":
             with registry.forking(where):
@@ -498,6 +496,12 @@ def _start_engine(plan: Plan, where: tuple[str, int]) -> LocalEngine:
         raise
     engine.start()
     return engine
+
+
+def _answer(engine: LocalEngine, question: Mapping[str, Any]) -> dict[str, Any]:
+    from glasspool.observe import roster  # not before somebody asks
+
+    return roster.answer(engine, question)
 
 
 def _check_arguments(initializer: object, maxtasksperchild: object, engine: object) -> None:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import math
 import os
-from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def usable_processors() -> int:
@@ -22,9 +25,12 @@ def usable_processors() -> int:
 
 
 def _quota(
-    root: Path = Path("/sys/fs/cgroup"), groups: Path = Path("/proc/self/cgroup")
+    root: str | Path = "/sys/fs/cgroup", groups: str | Path = "/proc/self/cgroup"
 ) -> float | None:
     """Return the smallest quota of this process's cgroup and those above it, in processors."""
+    from pathlib import Path
+
+    root, groups = Path(root), Path(groups)
     try:
         lines = groups.read_text().splitlines()
     except OSError:

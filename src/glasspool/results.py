@@ -19,15 +19,19 @@ from glasspool.engines.local.outcome import RAISED, VALUE, Outcome, rebuild, unb
 from glasspool.engines.local.workers import report_thread_error
 from glasspool.errors import GlasspoolError, TaskCancelled, TaskTimeout, WorkerDied
 from glasspool.latch import Latch
-from glasspool.snapshot import TaskInfo, ThreadRef
 
 if TYPE_CHECKING:
     from glasspool.engines.local.engine import LocalEngine
     from glasspool.engines.local.workers import Worker
     from glasspool.ledger import Task
     from glasspool.pool import Pool
+    from glasspool.snapshot import TaskInfo
 
 T = TypeVar("T")
+
+TASK_BYTES = 4096
+"""What a task counts for besides its arguments, when it is looked how far a job is ahead."""
+
 Origin = tuple["Worker | None", int, int, int, str]
 """Who ran a task: worker, begun_ns, ended_ns, bytes of the result, how it ended."""
 
@@ -282,7 +286,7 @@ class MapResult(_Job, Generic[T]):
         if kind > wire.OK_SEGMENT and self._failure is None:
             self._failure = (kind, body)
         self._number_left -= 1
-        self._settled_bytes += task.size
+        self._settled_bytes += task.size + TASK_BYTES
         room = self._room
         if room is not None:
             room.set()
@@ -422,7 +426,7 @@ class IMapIterator(Generic[T]):
         self, task: Task, kind: int, body: Any, worker: Worker | None, begun: int, ended: int
     ) -> None:
         """Take the end of one task (collector)."""
-        self._settled_bytes += task.size
+        self._settled_bytes += task.size + TASK_BYTES
         self.settle_index(task.index, (kind, body))
 
     def settle_index(self, index: int, outcome: Outcome) -> None:
@@ -535,6 +539,8 @@ def _origin(kind: int, body: Any, worker: Worker | None, begun: int, ended: int)
 
 def task_info(engine: LocalEngine, task: Task, origin: Origin | None) -> TaskInfo:
     """Put together what is known of one task."""
+    from glasspool.snapshot import TaskInfo, ThreadRef
+
     worker, begun, ended, size, state = origin or (None, 0, 0, 0, "waiting")
     if origin is None and task.holder is not None:
         worker, begun = _where(engine, task)
@@ -573,6 +579,8 @@ def job_info(
     origins: list[Origin | None],
 ) -> TaskInfo:
     """Put together what is known of a job of several tasks."""
+    from glasspool.snapshot import TaskInfo
+
     infos = tuple(
         task_info(engine, task, origin)
         for task, origin in zip(tasks, origins, strict=True)

@@ -167,7 +167,8 @@ def test_an_idle_worker_is_killed(make: MakePool) -> None:
         os.kill(victim, signal.SIGKILL)
         assert pool.apply_async(tasks.square, (9,)).get(5) == 81
         wait_until(
-            lambda victim=victim: victim not in {p.pid for p in pool._pool}, "it is gone"  # type: ignore[misc]
+            lambda victim=victim: victim not in {p.pid for p in pool._pool},
+            "it is gone",  # type: ignore[misc]
         )
         works(pool, 2)
     assert pool.stats()["lost"] == 0
@@ -565,8 +566,10 @@ def test_callbacks_that_raise(make: MakePool) -> None:
     with _quiet_threads() as reports:
         results: list[Any] = []
         for number in range(10):
-            for callback in (bad, worse, seen.append):
-                results.append(pool.apply_async(tasks.square, (number,), callback=callback))
+            results += [
+                pool.apply_async(tasks.square, (number,), callback=callback)
+                for callback in (bad, worse, seen.append)
+            ]
             results.append(
                 pool.apply_async(tasks.exit_for, (3,), error_callback=bad, callback=seen.append)
             )

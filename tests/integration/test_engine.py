@@ -7,6 +7,7 @@ import gc
 import itertools
 import multiprocessing
 import os
+import pickle
 import re
 import subprocess
 import sys
@@ -125,7 +126,9 @@ def wait_until(is_so: Callable[[], bool], what: str, limit_s: float = LIMIT_S) -
 def own_threads(pool: glasspool.Pool) -> dict[str, threading.Thread]:
     """Return the threads of this process that carry the pool's name, by the rest of their name."""
     prefix = f"{pool.name} "
-    return {t.name.removeprefix(prefix): t for t in threading.enumerate() if t.name.startswith(prefix)}
+    return {
+        t.name.removeprefix(prefix): t for t in threading.enumerate() if t.name.startswith(prefix)
+    }
 
 
 def run_program(folder: Path, text: str, *args: str, limit_s: float = 60) -> str:
@@ -272,10 +275,8 @@ def test_bad_arguments_are_refused_and_leave_nothing(
 def test_an_initializer_that_cannot_travel_is_refused(method: str) -> None:
     """Where the initializer is pickled, an error of that comes out of the constructor."""
     before = take()
-    with pytest.raises((AttributeError, TypeError, Exception), match="pickle"):
-        glasspool.Pool(
-            2, lambda: None, context=multiprocessing.get_context(method), name="refused"
-        )
+    with pytest.raises((AttributeError, pickle.PicklingError), match="local object"):
+        glasspool.Pool(2, lambda: None, context=multiprocessing.get_context(method), name="refused")
     wait_until(lambda: not take().beyond(before), "nothing left")
 
 
@@ -414,9 +415,9 @@ def test_a_callback_is_outside(make_forked: MakePool) -> None:
     """A callback runs in the parent, so it is in no worker."""
     pool = make_forked(1)
     seen: list[Any] = []
-    pool.apply_async(
-        tasks.echo, (1,), callback=lambda value: seen.append(glasspool.worker())
-    ).get(LIMIT_S)
+    pool.apply_async(tasks.echo, (1,), callback=lambda value: seen.append(glasspool.worker())).get(
+        LIMIT_S
+    )
     assert seen == [None]
 
 
@@ -714,7 +715,9 @@ def activity(pool: glasspool.Pool) -> dict[tuple[int, int], tuple[int, int]]:
 def _activity(pid: int, tid: int) -> tuple[int, int]:
     folder = Path(f"/proc/{pid}/task/{tid}")
     fields = (folder / "stat").read_text().rpartition(")")[2].split()
-    switches = re.search(r"^voluntary_ctxt_switches:\s+(\d+)", (folder / "status").read_text(), re.M)
+    switches = re.search(
+        r"^voluntary_ctxt_switches:\s+(\d+)", (folder / "status").read_text(), re.M
+    )
     assert switches
     return int(fields[11]) + int(fields[12]), int(switches[1])
 
@@ -926,7 +929,9 @@ def test_many_pools_at_once(make: MakePool) -> None:
     """Eight pools side by side: own names, own results, and all end."""
     pools = [make(2) for _ in range(8)]
     assert len({pool.name for pool in pools}) == 8
-    jobs = [pool.map_async(functools.partial(tasks.add, i), range(50)) for i, pool in enumerate(pools)]
+    jobs = [
+        pool.map_async(functools.partial(tasks.add, i), range(50)) for i, pool in enumerate(pools)
+    ]
     for number, job in enumerate(jobs):
         assert job.get(LIMIT_S) == [number + i for i in range(50)]
     for pool in pools:

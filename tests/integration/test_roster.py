@@ -36,7 +36,7 @@ FORK = multiprocessing.get_context("fork")
 ROLES = frozenset(
     (*HANDLER_ROLES, "main", "caller", "callback", "iterable", "user", "other-pool")
     + ("initializer", "task", "task-child", "inspector", "native")
-    + ("template", "fork-server", "resource-tracker", "manager")
+    + ("template", "nanny", "fork-server", "resource-tracker", "manager")
 )
 
 
@@ -120,6 +120,8 @@ def processes_by_psutil(method: str) -> dict[int, str]:
             kind, used_by = "fork-server", ("forkserver",)
         elif method == "fork" and process.ppid() == os.getpid():
             kind, used_by = "template", ("fork",)
+        elif re.fullmatch(r"gp\d+ nanny", Path(f"/proc/{process.pid}/comm").read_text().strip()):
+            kind, used_by = "nanny", ("forkserver",)
         else:
             kind, used_by = "worker", (method,)
         if method in used_by:
@@ -254,10 +256,13 @@ def test_a_task_that_sleeps_in_c(forked_gate, no_reader):
     """A C call that lets other threads run is interrupted, told and resumed: it is not shortened."""
     with running(FORK, 1, tasks.keep, forked_gate.shared) as pool:
         result = pool.apply_async(tasks.sleep_for, (0.5,))
-        until(lambda: pool.stats()["running"])
+
+        def frames() -> list[str]:
+            return user_frames(only(pool.inspect(stacks=True).threads, "task"))
+
+        until(frames)
         for _ in range(20):
-            thread = only(busy_worker(pool.inspect(stacks=True)).threads, "task")
-            assert user_frames(thread) == ["sleep_for"]
+            assert frames() == ["sleep_for"]
         assert not result.ready()
         assert result.get(LIMIT_S) >= 0.5
 
@@ -434,7 +439,7 @@ def test_a_running_callback(forked_gate):
         )
         assert begun.wait(LIMIT_S)
         thread = only(pool.inspect(stacks=True).threads, "callback")
-        assert thread.state.startswith("running callback of task")
+        assert thread.state.startswith("running the callback of task")
         assert "abs" in thread.state
         assert any("<lambda>" in f.function for f in thread.stack)
         go.set()
@@ -881,7 +886,7 @@ def test_another_process_whose_main_thread_is_stuck(tmp_path, start_method):
         expected = {
             "fork": {"parent", "template", "worker"},
             "spawn": {"parent", "resource-tracker", "worker"},
-            "forkserver": {"parent", "fork-server", "resource-tracker", "worker"},
+            "forkserver": {"parent", "fork-server", "resource-tracker", "nanny", "worker"},
         }
         assert {p.role for p in seen.processes} == expected[start_method]
 

@@ -22,13 +22,15 @@ Reply = tuple[int, int, bytes]
     kind=st.integers(0, 2**16 - 1),
     flags=st.integers(0, 2**16 - 1),
     call=st.integers(0, 2**32 - 1),
-    task=words,
+    ids=st.tuples(words, words),
     length=st.integers(0, 2**32 - 1),
 )
-def test_requests_come_back(kind: int, flags: int, call: int, task: int, length: int) -> None:
+def test_requests_come_back(
+    kind: int, flags: int, call: int, ids: tuple[int, int], length: int
+) -> None:
     """A request's head is read as it was written."""
-    packed = wire.REQUEST.pack(kind, flags, call, task, length)
-    assert wire.REQUEST.unpack(packed) == (kind, flags, call, task, length)
+    packed = wire.REQUEST.pack(kind, flags, call, *ids, length)
+    assert wire.REQUEST.unpack(packed) == (kind, flags, call, *ids, length)
 
 
 @given(

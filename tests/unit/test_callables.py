@@ -75,9 +75,7 @@ def callables(named: dict[int, str]) -> Callables:
 
 
 @pytest.mark.parametrize("function", [double, len, int, Counter, os.path.join])
-def test_by_name_is_for_good(
-    callables: Callables, named: dict[int, str], function: Any
-) -> None:
+def test_by_name_is_for_good(callables: Callables, named: dict[int, str], function: Any) -> None:
     """A function, a class, a built-in: one number, the same for each call and job."""
     known = callables.by_reference(function)
     assert known is not None

@@ -62,43 +62,36 @@ def test_all_waiters_are_woken() -> None:
     assert woken == [True] * 50
 
 
+def waiter(latch: Latch, timeout: float, seen: list[bool]) -> threading.Thread:
+    """Start a thread that notes what its wait says."""
+    thread = threading.Thread(target=lambda: seen.append(latch.wait(timeout)))
+    thread.start()
+    return thread
+
+
 def test_no_waiter_is_forgotten() -> None:
     """A ``set`` at the same moment as a wait is seen by it, however often one tries."""
     for _ in range(300):
-        latch = Latch()
-        start = threading.Barrier(4)
-        seen: list[bool] = []
-
-        def wait(latch: Latch = latch, start: threading.Barrier = start) -> None:
-            start.wait()
-            seen.append(latch.wait(LIMIT_S))
-
-        threads = [threading.Thread(target=wait) for _ in range(3)]
-        for thread in threads:
-            thread.start()
-        start.wait()
+        latch, seen = Latch(), list[bool]()
+        threads = [waiter(latch, LIMIT_S, seen) for _ in range(3)]
         latch.set()
         for thread in threads:
             thread.join(LIMIT_S)
         assert seen == [True] * 3
-        seen.clear()
 
 
 def test_waiters_with_short_limits_and_a_late_set() -> None:
     """Waiters that give up at the moment of ``set`` neither fail nor take another's wake-up."""
     for _ in range(100):
-        latch = Latch()
-        patient: list[bool] = []
-        keeper = threading.Thread(target=lambda: patient.append(latch.wait(LIMIT_S)))
-        hasty = [threading.Thread(target=latch.wait, args=(0.0005,)) for _ in range(4)]
-        for thread in [keeper, *hasty]:
-            thread.start()
+        latch, patient, hasty = Latch(), list[bool](), list[bool]()
+        threads = [waiter(latch, LIMIT_S, patient)]
+        threads += [waiter(latch, 0.0005, hasty) for _ in range(4)]
         threading.Timer(0.0005, latch.set).start()
-        for thread in [keeper, *hasty]:
+        for thread in threads:
             thread.join(LIMIT_S)
             assert not thread.is_alive()
         assert patient == [True]
-        patient.clear()
+        assert len(hasty) == 4
 
 
 def test_a_signal_handler_may_wait_for_the_same_latch() -> None:

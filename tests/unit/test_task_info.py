@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from glasspool.engines.local import payload, wire
-from glasspool.engines.local.outcome import RAISED, VALUE
+from glasspool.engines.local.outcome import RAISED
 from glasspool.errors import TaskCancelled, TaskTimeout, WorkerDied
 from glasspool.ledger import Held, Task
 from glasspool.results import AsyncResult, IMapIterator, MapResult, job_info, task_info
-from glasspool.snapshot import DeathCertificate
+from glasspool.snapshot import DeathCertificate, TaskInfo
 
 NOW = time.monotonic_ns()
 SECOND = 1_000_000_000
@@ -37,6 +37,7 @@ def engine(**more: Any) -> Any:
     made = SimpleNamespace(**facts)
     made.call_back = made.called_back.append
     made.forget_callable = made.forgotten.append
+    made.is_callback_thread = lambda: False
     return made
 
 
@@ -55,19 +56,20 @@ def a_worker(**more: Any) -> Any:
 
 def test_a_waiting_task() -> None:
     """Nothing is known but the submission."""
-    info = task_info(engine(), a_task(), None, None)
+    info = task_info(engine(), a_task(), None)
     assert (info.id, info.job, info.function, info.state) == (9, 5, "work", "waiting")
     assert (info.pid, info.slot, info.thread, info.begun_at, info.run_s) == (None,) * 5
     assert info.argument_bytes == 5
     assert info.result_bytes is None
     assert info.attempts == 0
-    assert info.submitted_at == pytest.approx(time.time() - 1, abs=1)
+    ago_s = (time.monotonic_ns() - NOW) / SECOND + 1
+    assert info.submitted_at == pytest.approx(time.time() - ago_s, abs=0.5)
 
 
 def test_a_finished_task() -> None:
     """Who ran it, in which thread, how long it waited and ran, and how large its value was."""
-    origin = (a_worker(), NOW - SECOND // 2, NOW - SECOND // 4, 300)
-    info = task_info(engine(), a_task(), (VALUE, "v"), origin)
+    origin = (a_worker(), NOW - SECOND // 2, NOW - SECOND // 4, 300, "done")
+    info = task_info(engine(), a_task(), origin)
     assert (info.state, info.pid, info.slot, info.attempts) == ("done", 4711, 2, 1)
     assert info.queue_wait_s == pytest.approx(0.5)
     assert info.run_s == pytest.approx(0.25)
@@ -94,12 +96,22 @@ def test_a_task_that_is_with_a_worker(is_running: bool) -> None:
         collector=SimpleNamespace(workers={3: worker}),
         board=SimpleNamespace(entry=lambda record, seq: entry),
     )
-    info = task_info(fake, task, None, None)
+    info = task_info(fake, task, None)
     assert info.state == ("running" if is_running else "sent")
     assert info.pid == (4711 if is_running else None)
     assert info.ended_at is None
     assert info.run_s is None
     assert info.attempts == (1 if is_running else 0)
+
+
+def ended(kind: int, body: Any, worker: Any) -> TaskInfo:
+    """Return what is told of a call that was settled in this way."""
+    result: AsyncResult[int] = AsyncResult(SimpleNamespace(), engine(), None, None)  # type: ignore[arg-type]
+    task = a_task(result)
+    result._task = task
+    result._function = "work"
+    result.settle(task, kind, body, worker, 0 if worker is None else NOW - 10, 0)
+    return result.info
 
 
 @pytest.mark.parametrize(
@@ -110,33 +122,34 @@ def test_a_task_that_is_with_a_worker(is_running: bool) -> None:
         (TaskCancelled("c"), "cancelled"),
         (TaskTimeout("t"), "timeout"),
     ],
+    ids=["failed", "lost", "cancelled", "timeout"],
 )
 def test_the_words_for_a_bad_end(error: Exception, word: str) -> None:
     """Each way to end has its word."""
-    info = task_info(engine(), a_task(), (RAISED, error), (None, 0, 0, 0))
+    info = ended(RAISED, error, None)
     assert info.state == word
     assert info.run_s is None
 
 
 def test_a_lost_task_names_the_dead_worker() -> None:
-    """The certificate says who had it, though nobody told its end."""
-    error = WorkerDied(DeathCertificate(pid=12, slot=1, cause="x"))
-    info = task_info(engine(), a_task(), (RAISED, error), (None, 0, 0, 0))
-    assert (info.pid, info.slot) == (12, 1)
+    """The worker that had it is told, though nobody told its end."""
+    error = WorkerDied(DeathCertificate(pid=4711, slot=2, cause="x"))
+    info = ended(RAISED, error, a_worker())
+    assert (info.state, info.pid, info.slot) == ("lost", 4711, 2)
 
 
 @pytest.mark.parametrize("kind", [wire.ERROR, wire.EXIT, wire.UNSENDABLE])
 def test_an_error_as_it_came_is_a_failure(kind: int) -> None:
     """The word does not wait until somebody asks for the error itself."""
-    info = task_info(engine(), a_task(), (kind, b""), (a_worker(), NOW - 10, NOW, 0))
-    assert info.state == "failed"
+    assert ended(kind, b"", a_worker()).state == "failed"
 
 
 def test_a_job_adds_its_tasks_up() -> None:
     """Items, bytes and run times are sums; begin is the first, end the last."""
     tasks: list[Task | None] = [a_task(index=i, items=4) for i in range(3)]
     origins: list[Any] = [
-        (a_worker(pid=i), NOW - SECOND // 2 + i, NOW - SECOND // 4 + i, 10) for i in range(3)
+        (a_worker(pid=i), NOW - SECOND // 2 + i, NOW - SECOND // 4 + i, 10, "done")
+        for i in range(3)
     ]
     info = job_info(engine(), 5, True, None, tasks, origins)
     assert (info.state, info.items, info.argument_bytes, info.result_bytes) == ("done", 12, 15, 30)
@@ -151,7 +164,7 @@ def test_a_job_that_is_under_way() -> None:
     origins: list[Any] = [None, None]
     assert job_info(engine(), 5, False, None, [None, None], origins).state == "waiting"
     assert job_info(engine(), 5, False, None, [a_task(), None], origins).state == "waiting"
-    one: list[Any] = [(a_worker(), NOW - 10, NOW, 0), None]
+    one: list[Any] = [(a_worker(), NOW - 10, NOW, 0, "done"), None]
     info = job_info(engine(), 5, False, None, [a_task(), None], one)
     assert info.state == "running"
     assert len(info.tasks) == 1
@@ -235,7 +248,7 @@ def test_an_aborted_map_wakes_its_waiter() -> None:
     job.abort(TaskCancelled("the end again"))
     settled(job, a_task(job, 0), 1)
     settled(job, a_task(job, 1), 2)
-    with pytest.raises(TaskCancelled, match="the end$"):
+    with pytest.raises(TaskCancelled, match=r"the end$"):
         job.get(0)
 
 

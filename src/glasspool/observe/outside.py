@@ -40,6 +40,7 @@ _ROLES = {
 # What the command line of a process that multiprocessing started holds, and the role it means.
 _STARTED_WITH = (
     ("multiprocessing.resource_tracker", "resource-tracker"),
+    ("engines/local/nanny.py", "nanny"),
     ("multiprocessing.forkserver", "fork-server"),
     ("multiprocessing.spawn", "worker"),
     ("--multiprocessing-fork", "worker"),

@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from glasspool.engines.local import payload, wire
 
 
-@dataclass(frozen=True, slots=True)
-class Known:
+class Known(NamedTuple):
     """A callable with a number: its name for views, and how it travels.
 
     ``by_value`` says that only cloudpickle could take it.

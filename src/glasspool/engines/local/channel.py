@@ -71,7 +71,12 @@ class Receiver:
             BlockingIOError: With ``MSG_DONTWAIT``, when there is none.
             OSError: The connection is broken.
         """
-        size, ancillary, _, _ = end.recvmsg_into(self._buffers, _ANCILLARY, flags | _CLOEXEC)
+        try:
+            size, ancillary, _, _ = end.recvmsg_into(self._buffers, _ANCILLARY, flags | _CLOEXEC)
+        except ConnectionResetError:
+            # The other end closed with messages of ours unread. The kernel says so once, before it
+            # gives out what the other had sent, which is still there.
+            size, ancillary, _, _ = end.recvmsg_into(self._buffers, _ANCILLARY, flags | _CLOEXEC)
         message = bytes(self._view[:size])
         if not ancillary:
             return message, []

@@ -24,9 +24,8 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from glasspool.engines.local import outcome
 from glasspool.engines.local import scoreboard as sb
@@ -38,7 +37,9 @@ from glasspool.engines.local.workers import Worker, WorkerHandler, new_thread
 from glasspool.errors import GlasspoolError, InitializerFailed, TaskCancelled
 from glasspool.latch import Latch
 from glasspool.ledger import Task
-from glasspool.snapshot import DeathCertificate, TaskInfo, describe_exit
+
+if TYPE_CHECKING:
+    from glasspool.snapshot import DeathCertificate
 
 START_LIMIT_S = 60.0
 FAILURES = 3
@@ -47,8 +48,7 @@ FAILURES = 3
 PAUSE_S = 0.1
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(NamedTuple):
     """What a pool is to be, as its constructor was told."""
 
     name: str
@@ -62,8 +62,7 @@ class Plan:
     made_at: str
 
 
-@dataclass(frozen=True, slots=True)
-class Grave:
+class Grave(NamedTuple):
     """A worker that has ended: its account, and how it ended."""
 
     slot: int
@@ -147,7 +146,7 @@ class LocalEngine:
         Raises:
             Exception: A worker could not be started. The engine has ended then.
         """
-        self.handler.serve_on(str(self.board.socket_path))
+        self.handler.serve_on(self.board.socket_file)
         self.resume()
         for slot in range(self.size):
             self.handler.mailbox.put(lambda slot=slot: self._first_start(slot))
@@ -170,7 +169,7 @@ class LocalEngine:
 
     def start_slot(self, slot: int) -> None:
         """Start a worker for a slot now (worker-handler); try again later if that fails."""
-        if self._terminating:
+        if self._terminating or self.collector.failure is not None:
             return
         try:
             self.handler.start(slot)
@@ -342,6 +341,8 @@ class LocalEngine:
         self._replace(worker.slot)
 
     def _died_in_start(self, worker: Worker) -> InitializerFailed:
+        from glasspool.snapshot import describe_exit
+
         where = f"ran the initializer {self.initializer}" if self.initializer else "started"
         return InitializerFailed(
             f"worker {worker.slot} (pid {worker.pid}) {describe_exit(worker.exitcode)} "
@@ -403,6 +404,8 @@ class LocalEngine:
         return certificate
 
     def _certificate(self, worker: Worker, task: Task | None) -> DeathCertificate:
+        from glasspool.snapshot import DeathCertificate, TaskInfo, describe_exit
+
         code = worker.exitcode
         info = None
         if task is not None:

@@ -1,51 +1,74 @@
-"""The nanny: ends the workers of a forkserver pool when the pool's process is gone.
+"""The nanny: ends the workers of a spawn or forkserver pool when the pool's process is gone.
 
-Those workers are children of the fork server, which may outlive the program: any process that inherited
-its pipe keeps it alive. So the death signal that each worker asked for is tied to the wrong process, and
-a worker that is busy in C would never notice. The nanny is a small process beside them. It waits for the
-end of the pool's process (a pidfd, which nothing can hold open), then kills what the scoreboard lists.
+Workers that are busy in C would never notice. A death signal of the kernel's is no cure here: it is tied
+to the thread that started the worker (which stands aside when another pool forks), or to the fork server,
+which outlives the program when any other process holds its pipe. So a small process waits for the end of
+the pool's process, by a pidfd, which nothing can hold open, and then kills what the scoreboard lists.
+
+This file is run as a script, by an interpreter without site-packages: it starts in some milliseconds, and
+must not import anything of the package. The layout of the scoreboard comes in the arguments.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 import select
 import signal
+import struct
+import sys
 import time
-
-from glasspool.engines.local import kernel
-from glasspool.engines.local import scoreboard as sb
 
 SEARCH_S = 2.0
 """So long it looks for workers that were just starting when the pool's process ended."""
 
 
-def main(board_path: str, parent: int, title: str) -> None:
-    """Wait for the end of the pool's process, then end its workers. The target of a ``Process``."""
+def main(board: str, parent: int, title: str, layout: list[int]) -> None:
+    """Wait for the end of the pool's process, then end its workers.
+
+    ``layout``: number of records, offset of the first, their size, and the offsets of the words state,
+    pid and start time within one.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    kernel.name_this_thread(title)
-    board = sb.Board.attach(board_path)
-    pidfd = kernel.open_pidfd(parent)
-    if pidfd is not None:
+    with open(board, "rb", buffering=0) as file:
+        with open(f"/proc/self/task/{os.getpid()}/comm", "wb", buffering=0) as comm:
+            comm.write(title.encode()[:15])
+        pidfd = os.pidfd_open(parent)
         select.select([pidfd], [], [])  # woken by the end of the pool's process, or killed by it
-    board.unlink()
-    deadline = time.monotonic() + SEARCH_S
-    while _kill_workers(board) and time.monotonic() < deadline:
-        # Nothing tells of a worker that has still to write itself into the scoreboard.
-        select.select([], [], [], 0.05)
+        for path in (board, board.removesuffix(".board") + ".sock"):
+            if os.path.exists(path):
+                os.unlink(path)
+        deadline = time.monotonic() + SEARCH_S
+        while _kill_workers(file.fileno(), layout) and time.monotonic() < deadline:
+            # Nothing tells of a worker that has still to write itself into the scoreboard.
+            select.select([], [], [], 0.05)
 
 
-def _kill_workers(board: sb.Board) -> bool:
+def _kill_workers(board: int, layout: list[int]) -> bool:
     """Kill the workers that the scoreboard lists; True if there may be more."""
+    records, first, size, state_at, pid_at, start_at = layout
     left = False
-    for record in range(board.header.records):
-        if board.word(record, sb.W_STATE) == sb.FREE:
+    for record in range(records):
+        base = first + record * size
+        state, pid, started = (
+            struct.unpack("<Q", os.pread(board, 8, base + at))[0]
+            for at in (state_at, pid_at, start_at)
+        )
+        if not state:
             continue
-        pid = board.word(record, sb.W_PID)
         if not pid:
             left = True  # it is starting
-        elif sb.process_start_ticks(pid) == board.word(record, sb.W_STARTTIME):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        elif _start_ticks(pid) == started:
+            os.kill(pid, signal.SIGKILL)
     return left
+
+
+def _start_ticks(pid: int) -> int:
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return int(file.read().rpartition(b")")[2].split()[19])
+    except (OSError, ValueError, IndexError):
+        return -1
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]), sys.argv[3], [int(value) for value in sys.argv[4:]])

@@ -17,7 +17,6 @@ import mmap
 import os
 import pickle
 import struct
-import tempfile
 import threading
 from collections.abc import Callable
 from multiprocessing.reduction import ForkingPickler
@@ -239,6 +238,8 @@ def _end(lengths: list[int]) -> int:
 def _new_segment() -> int:
     if hasattr(os, "memfd_create"):
         return os.memfd_create("glasspool", os.MFD_CLOEXEC)
+    import tempfile
+
     with tempfile.TemporaryFile(buffering=0) as file:
         return os.dup(file.fileno())
 

@@ -11,11 +11,13 @@ import signal
 import socket
 from collections.abc import Callable
 from multiprocessing import process as mp_process
+from multiprocessing import spawn, util
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-from glasspool.engines.local import kernel, nanny, worker
+from glasspool.engines.local import kernel, worker
+from glasspool.engines.local import scoreboard as sb
 from glasspool.engines.local.outbox import Outboxes
 from glasspool.engines.local.scoreboard import Board
 from glasspool.engines.local.template import Template
@@ -49,7 +51,7 @@ class Recipe:
         """Make the process object of a worker; without arguments when it is only a handle."""
         arguments: tuple[Any, ...] = ()
         if setup is not None:
-            board = self.board if self.start_method == "fork" else str(self.board.path)
+            board = self.board if self.start_method == "fork" else self.board.file
             arguments = (end, board, self.boxes, setup, self.initializer, self.initargs)
         made = self._make_process(self.context, target=worker.main, args=arguments)
         made.name = made.name.replace("Process", "PoolWorker")
@@ -75,8 +77,8 @@ class TemplateStarter:
             setup.generation,
             setup.record,
             setup.parent,
-            self.template.pid,
             True,
+            self.template.pid,
         )
         self.template.start(token, handle._identity, handle.name, values, end.fileno())
         return handle
@@ -97,33 +99,18 @@ class TemplateStarter:
 class ContextStarter:
     """Starts workers as ``multiprocessing`` does (start methods spawn and forkserver).
 
-    A spawned worker is a child of the worker-handler thread, which outlives it, so the kernel ends it
-    with us. For a forkserver pool there is a nanny.
+    A nanny ends them if this process is killed.
     """
 
     def __init__(self, recipe: Recipe, nanny_title: str) -> None:
         self._recipe = recipe
         self._nanny_title = nanny_title
-        self.nanny: Any = None
+        self.nanny: Nanny | None = None
 
-    def want_nanny(self) -> None:
-        """Start the nanny, if this start method needs one and it is not there.
-
-        After the first worker, so that its name does not count among those of the workers.
-        """
-        if self._recipe.start_method == "forkserver" and self.nanny is None:
-            arguments = (str(self._recipe.board.path), os.getpid(), self._nanny_title)
-            made = self._recipe.context.Process(  # type: ignore[attr-defined]  # each context has it
-                target=nanny.main, args=arguments
-            )
-            self.nanny = made._Popen(made)
-
-    def end_nanny(self) -> None:
-        """End the nanny; the pool has ended."""
-        if self.nanny is not None:
-            self.nanny.kill()
-            self.nanny.wait(1.0)
-            self.nanny.close()
+    def start_nanny(self) -> None:
+        """Start the nanny, before the first worker."""
+        if hasattr(os, "pidfd_open"):
+            self.nanny = Nanny(self._recipe.board, self._nanny_title)
 
     def start(self, token: int, setup: Setup, end: socket.socket) -> BaseProcess:
         """Start a worker; when this returns, it has a pid.
@@ -139,6 +126,33 @@ class ContextStarter:
         made._sentinel = made._popen.sentinel  # type: ignore[attr-defined]
         del made._target, made._args, made._kwargs  # type: ignore[attr-defined]
         return made
+
+
+class Nanny:
+    """The parent's handle of the nanny (``nanny``)."""
+
+    def __init__(self, board: Board, title: str) -> None:
+        words = (sb.W_STATE, sb.W_PID, sb.W_STARTTIME)
+        layout = (
+            board.header.records,
+            sb.RECORDS_AT,
+            sb.RECORD_BYTES,
+            *(which * 8 for which in words),
+        )
+        script = os.path.join(os.path.dirname(os.path.abspath(__file__)), "nanny.py")
+        interpreter = os.fsdecode(spawn.get_executable())
+        arguments = [interpreter, "-I", "-S", script, board.file, str(os.getpid()), title]
+        arguments += [str(number) for number in layout]
+        # As multiprocessing starts its resource tracker: no fork handlers, no inherited descriptors.
+        self.pid: int = util.spawnv_passfds(os.fsencode(interpreter), arguments, ())
+
+    def end(self) -> None:
+        """End the nanny: the pool has ended."""
+        os.kill(self.pid, signal.SIGKILL)
+        try:
+            os.waitpid(self.pid, 0)  # woken by its end, which is near
+        except ChildProcessError:  # the user's SIGCHLD handler reaped it
+            pass
 
 
 class ForkedChild:

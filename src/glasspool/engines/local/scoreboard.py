@@ -25,16 +25,16 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import itertools
 import mmap
 import os
 import stat
 import struct
-import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 MAGIC = b"GLSPOOL\x01"
 HEADER = struct.Struct("<8s15Q")
@@ -91,8 +91,15 @@ class BadBoard(Exception):
 
     def __init__(self, path: str | os.PathLike[str], reason: str) -> None:
         super().__init__(f"{os.fspath(path)}: {reason}")
-        self.path = Path(path)
+        self._path = os.fspath(path)
         self.reason = reason
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+        from pathlib import Path
+
+        return Path(self._path)
 
 
 def folder(create: bool = False) -> Path:
@@ -105,27 +112,36 @@ def folder(create: bool = False) -> Path:
         PermissionError: The folder belongs to somebody else.
         OSError: It cannot be made.
     """
-    path = _folder_path()
-    if create:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        status = path.lstat()
-        if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
-            raise PermissionError(errno.EPERM, "the folder belongs to another user", str(path))
-        if status.st_mode & 0o077:
-            path.chmod(0o700)
+    from pathlib import Path
+
+    return Path(_make_folder() if create else _folder_name())
+
+
+def _make_folder() -> str:
+    path = _folder_name()
+    os.makedirs(path, mode=0o700, exist_ok=True)
+    status = os.lstat(path)
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
+        raise PermissionError(errno.EPERM, "the folder belongs to another user", path)
+    if status.st_mode & 0o077:
+        os.chmod(path, 0o700)
     return path
 
 
-def _folder_path() -> Path:
+def _folder_name() -> str:
+    # Paths are plain strings here: a pool that starts has no time to load pathlib.
     chosen = os.environ.get("GLASSPOOL_DIR")
     if chosen:
-        return Path(chosen)
+        return chosen
     runtime = os.environ.get("XDG_RUNTIME_DIR")
     if runtime and os.access(runtime, os.W_OK | os.X_OK):
-        return Path(runtime) / "glasspool"
-    shared = "/dev/shm"
-    base = shared if os.access(shared, os.W_OK | os.X_OK) else tempfile.gettempdir()
-    return Path(base) / f"glasspool-{os.geteuid()}"
+        return os.path.join(runtime, "glasspool")
+    base = "/dev/shm"
+    if not os.access(base, os.W_OK | os.X_OK):
+        import tempfile
+
+        base = tempfile.gettempdir()
+    return os.path.join(base, f"glasspool-{os.geteuid()}")
 
 
 def process_start_ticks(pid: int) -> int:
@@ -150,8 +166,7 @@ def boot_id() -> str:
         return ""
 
 
-@dataclass(frozen=True, slots=True)
-class Header:
+class Header(NamedTuple):
     """What the first page says of the pool. ``size`` is the number of slots."""
 
     pid: int
@@ -167,8 +182,7 @@ class Header:
     initializer: str
 
 
-@dataclass(frozen=True, slots=True)
-class ThreadEntry:
+class ThreadEntry(NamedTuple):
     """A thread that a task started, as its worker noted it."""
 
     native_id: int
@@ -177,8 +191,7 @@ class ThreadEntry:
     name: str
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """One task in the ring of a worker. ``ended_ns`` is 0 while it runs."""
 
     seq: int
@@ -194,8 +207,8 @@ class Entry:
 class Board:
     """A mapped scoreboard, to write (the pool and its workers) or to read (everybody else)."""
 
-    def __init__(self, path: Path, memory: mmap.mmap, header: Header) -> None:
-        self.path = path
+    def __init__(self, path: str, memory: mmap.mmap, header: Header) -> None:
+        self.file = path
         self.header = header
         self.memory = memory
         self.view = memoryview(memory)
@@ -219,12 +232,12 @@ class Board:
         Raises:
             OSError: The folder or the file cannot be made, or there is no room for it.
         """
-        home = folder(create=True)
+        home = _make_folder()
         sweep(home)
-        path = home / f"{name}.{os.getpid()}.board"
+        path = os.path.join(home, f"{name}.{os.getpid()}.board")
         total = RECORDS_AT + records * RECORD_BYTES
         with contextlib.suppress(FileNotFoundError):
-            path.unlink()
+            os.unlink(path)
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         fd = os.open(path, flags, 0o600)
         try:
@@ -232,7 +245,7 @@ class Board:
             _reserve(fd, total)
             memory = mmap.mmap(fd, total)
         except BaseException:
-            path.unlink()
+            os.unlink(path)
             raise
         finally:
             os.close(fd)
@@ -259,7 +272,7 @@ class Board:
         Raises:
             BadBoard: As in ``open``.
         """
-        return cls._map(Path(path), os.O_RDWR, mmap.ACCESS_WRITE)
+        return cls._map(os.fspath(path), os.O_RDWR, mmap.ACCESS_WRITE)
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> Board:
@@ -268,10 +281,10 @@ class Board:
         Raises:
             BadBoard: It is missing, not permitted, damaged, foreign or of another version.
         """
-        return cls._map(Path(path), os.O_RDONLY, mmap.ACCESS_READ)
+        return cls._map(os.fspath(path), os.O_RDONLY, mmap.ACCESS_READ)
 
     @classmethod
-    def _map(cls, path: Path, flags: int, access: int) -> Board:
+    def _map(cls, path: str, flags: int, access: int) -> Board:
         try:
             fd = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
         except OSError as error:
@@ -296,9 +309,23 @@ class Board:
             raise
 
     @property
-    def socket_path(self) -> Path:
+    def path(self) -> Path:
+        """The file."""
+        from pathlib import Path
+
+        return Path(self.file)
+
+    @property
+    def socket_file(self) -> str:
         """The Unix socket beside the file, on which the pool answers questions."""
-        return self.path.with_suffix(".sock")
+        return self.file.removesuffix(".board") + ".sock"
+
+    @property
+    def socket_path(self) -> Path:
+        """The same as a path."""
+        from pathlib import Path
+
+        return Path(self.socket_file)
 
     def close(self) -> None:
         """Unmap the file. Safe to call twice; views that others took stay valid until they end."""
@@ -309,9 +336,9 @@ class Board:
 
     def unlink(self) -> None:
         """Remove the file and the socket beside it."""
-        for path in (self.path, self.socket_path):
+        for path in (self.file, self.socket_file):
             with contextlib.suppress(FileNotFoundError):
-                path.unlink()
+                os.unlink(path)
 
     def is_stale(self) -> bool:
         """Tell whether the process that made the file is gone."""
@@ -428,11 +455,12 @@ class Board:
         return _text(bytes(self.view[start : start + CALL_BYTES])) or "?"
 
 
-def sweep(home: Path, at_most: int = 64) -> None:
+def sweep(home: str, at_most: int = 64) -> None:
     """Remove the files of pools whose process is gone, which was killed with nobody to clean up."""
-    for path in itertools.islice(home.glob("*.board"), at_most):
+    names = [name for name in os.listdir(home) if name.endswith(".board")]
+    for name in names[:at_most]:
         try:
-            board = Board.open(path)
+            board = Board.open(os.path.join(home, name))
         except BadBoard:
             continue  # not ours to remove
         if board.is_stale():
@@ -479,7 +507,7 @@ def _write_header(memory: mmap.mmap, header: Header) -> None:
     HEADER.pack_into(memory, 0, MAGIC, *numbers, *[0] * (15 - len(numbers)))
 
 
-def _read_header(path: Path, memory: mmap.mmap) -> Header:
+def _read_header(path: str, memory: mmap.mmap) -> Header:
     magic, pid, ticks, size, records, made_ns, *_ = HEADER.unpack_from(memory, 0)
     if magic[:7] != MAGIC[:7]:
         raise BadBoard(path, "not a scoreboard of glasspool")

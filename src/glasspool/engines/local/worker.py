@@ -24,10 +24,9 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
 from multiprocessing.pool import ExceptionWithTraceback  # type: ignore[attr-defined]
 from types import FrameType, TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 from glasspool.engines.local import channel, kernel, payload, wire
 from glasspool.engines.local import scoreboard as sb
@@ -43,8 +42,7 @@ BLOCK = 128
 """How many shorter items run in a tight loop between two notes."""
 
 
-@dataclass(frozen=True, slots=True)
-class Setup:
+class Setup(NamedTuple):
     """What a worker must know of itself. It travels to the worker as it starts."""
 
     pool: str
@@ -53,12 +51,11 @@ class Setup:
     generation: int
     record: int
     parent: int
-    starter: int | None
     forked: bool
+    template: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerInfo:
+class WorkerInfo(NamedTuple):
     """Where the calling task runs: see ``glasspool.worker``."""
 
     pool: str
@@ -90,8 +87,8 @@ def main(
 ) -> None:
     """Run a worker until it is told to stop. The target of the worker's ``Process``."""
     global _here
-    if setup.starter is not None:
-        kernel.die_with_parent(setup.starter)
+    if setup.template is not None:
+        kernel.die_with_parent(setup.template)
     _reset_signals()
     if setup.forked:
         # Exit functions of the parent would delete the parent's files. Ours run in Worker.leave.

@@ -130,6 +130,7 @@ class WorkerHandler:
     def use_context(self, nanny_title: str) -> None:
         """Start workers as ``multiprocessing`` does."""
         self.starter = ContextStarter(self._recipe, nanny_title)
+        self.starter.start_nanny()
 
     def serve_on(self, path: str) -> None:
         """Answer questions on a Unix socket. Before this loop runs; none if that is impossible."""
@@ -256,14 +257,8 @@ class WorkerHandler:
         self.workers[worker.token] = worker
         if isinstance(starter, ContextStarter):
             self._has_pid(worker, int(worker.process.pid or 0))
-            starter.want_nanny()
 
     def _setup(self, worker: Worker) -> Setup:
-        starter: int | None = None
-        if self._recipe.start_method == "spawn":
-            starter = os.getpid()
-        elif self._recipe.start_method == "forkserver":
-            starter = _fork_server_pid()
         return Setup(
             pool=self._engine.name,
             number=self._engine.number,
@@ -271,7 +266,6 @@ class WorkerHandler:
             generation=worker.generation,
             record=worker.record,
             parent=os.getpid(),
-            starter=starter,
             forked=self._recipe.start_method != "spawn",
         )
 
@@ -418,8 +412,8 @@ class WorkerHandler:
             starter.template.quit()
             starter.template.reap()
             starter.template.end.close()
-        elif starter is not None:
-            starter.end_nanny()
+        elif starter is not None and starter.nanny is not None:
+            starter.nanny.end()
         if self._server is not None:
             self._poll.unregister(self._server.fileno())
             self._server.close()
@@ -438,13 +432,6 @@ class WorkerHandler:
             self.starter.template.end.close()
         if self._server is not None:
             self._server.close()
-
-
-def _fork_server_pid() -> int | None:
-    from multiprocessing import forkserver
-
-    forkserver.ensure_running()
-    return getattr(forkserver._forkserver, "_forkserver_pid", None)
 
 
 def report_thread_error() -> None:
