@@ -107,9 +107,12 @@ class ContextStarter:
         self._nanny_title = nanny_title
         self.nanny: Nanny | None = None
 
+        if recipe.start_method == "forkserver":
+            _start_fork_server()
+
     def start_nanny(self) -> None:
-        """Start the nanny, before the first worker."""
-        if hasattr(os, "pidfd_open"):
+        """Start the nanny, if it is not there; after the first workers, which are in a hurry."""
+        if self.nanny is None and hasattr(os, "pidfd_open"):
             self.nanny = Nanny(self._recipe.board, self._nanny_title)
 
     def start(self, token: int, setup: Setup, end: socket.socket) -> BaseProcess:
@@ -126,6 +129,23 @@ class ContextStarter:
         made._sentinel = made._popen.sentinel  # type: ignore[attr-defined]
         del made._target, made._args, made._kwargs  # type: ignore[attr-defined]
         return made
+
+
+def _start_fork_server() -> None:
+    """Start multiprocessing's fork server, if it does not run, with our modules loaded in it.
+
+    So each of its children need not load them anew. Its list of modules is left as it was.
+    """
+    from multiprocessing import forkserver
+
+    server: Any = forkserver._forkserver
+    chosen = getattr(server, "_preload_modules", None)
+    if getattr(server, "_forkserver_pid", 0) is None and chosen is not None:
+        server._preload_modules = [*chosen, worker.__name__]
+        try:
+            forkserver.ensure_running()
+        finally:
+            server._preload_modules = chosen
 
 
 class Nanny:

@@ -130,7 +130,6 @@ class WorkerHandler:
     def use_context(self, nanny_title: str) -> None:
         """Start workers as ``multiprocessing`` does."""
         self.starter = ContextStarter(self._recipe, nanny_title)
-        self.starter.start_nanny()
 
     def serve_on(self, path: str) -> None:
         """Answer questions on a Unix socket. Before this loop runs; none if that is impossible."""
@@ -257,6 +256,8 @@ class WorkerHandler:
         self.workers[worker.token] = worker
         if isinstance(starter, ContextStarter):
             self._has_pid(worker, int(worker.process.pid or 0))
+            if len(self.workers) >= self._engine.size:
+                starter.start_nanny()
 
     def _setup(self, worker: Worker) -> Setup:
         return Setup(
