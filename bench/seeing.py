@@ -16,8 +16,9 @@ import subprocess
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from statistics import median, quantiles
+from statistics import median
 
 import glasspool
 from bench.report import machine
@@ -100,7 +101,7 @@ def _latencies(pool: glasspool.Pool, options: argparse.Namespace) -> Iterator[st
     yield f"{'one look at a busy pool':<40}{'looks':>7}{'median':>11}{'p95':>11}{'max':>11}"
     for name, (count, look) in looks.items():
         took = _while_busy(pool, count, look)
-        cells = (median(took), quantiles(took, n=20)[-1], max(took))
+        cells = (median(took), sorted(took)[int(0.95 * (len(took) - 1))], max(took))
         yield f"{name:<40}{count:>7}" + "".join(f"{1000 * s:>8.2f} ms" for s in cells)
     if len(looks) == 2:
         yield "py-spy is not installed, or not permitted to read these processes"
@@ -175,7 +176,6 @@ def _tasks_per_s(
     """Count tasks for some seconds, in which the pictures are taken at equal distances."""
     lasts_s = options.seconds
     stop = threading.Event()
-    room = threading.Semaphore(8 * options.workers)
 
     def look() -> None:
         begun = time.monotonic()
@@ -185,23 +185,20 @@ def _tasks_per_s(
             pool.inspect(stacks=True)
 
     looker = threading.Thread(target=look, name="looker")
+    waiting = deque(pool.apply_async(function, (argument,)) for _ in range(8 * options.workers))
+    looker.start()
     begun = time.monotonic()
     done = 0
-    results = pool.imap_unordered(function, _until(begun + lasts_s, argument, room), 1)
-    looker.start()
-    for _ in results:
+    while time.monotonic() < begun + lasts_s:
+        waiting.popleft().get(LIMIT_S)
         done += 1
-        room.release()
+        waiting.append(pool.apply_async(function, (argument,)))
     took_s = time.monotonic() - begun
     stop.set()
     looker.join()
+    for result in waiting:
+        result.get(LIMIT_S)
     return done / took_s
-
-
-def _until(deadline: float, argument: float, room: threading.Semaphore) -> Iterator[float]:
-    while time.monotonic() < deadline:
-        room.acquire(timeout=LIMIT_S)  # woken by the next result
-        yield argument
 
 
 def _loops_in(seconds: float) -> int:

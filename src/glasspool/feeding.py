@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,10 @@ AHEAD_BYTES = 64 * 1024 * 1024
 GROUP = 64
 """So many tasks are handed in together; the first groups are smaller, to get the workers going."""
 
+CONTAINERS = frozenset({list, tuple, range, str, bytes, bytearray, dict, set, frozenset, deque})
+"""Iterables that give the next item at once. Only their items may wait for others of their group: what
+another iterable has given is handed in before it is asked for the next, which may block it."""
+
 
 class Feed:
     """One job's tasks, made one after the other. Used by one thread at a time."""
@@ -43,6 +48,7 @@ class Feed:
         mode: int,
         values: Iterator[Any],
         size: int,
+        in_groups: bool,
     ) -> None:
         self._engine = engine
         self._job = job
@@ -54,6 +60,7 @@ class Feed:
         self._bytes = 0
         self._group: list[Task] = []
         self._group_size = 1
+        self._group_limit = GROUP if in_groups else 1
         self._tasks = job._tasks if isinstance(job, MapResult) else None
         engine.collector.begin_feed(self, job)
 
@@ -142,7 +149,7 @@ class Feed:
         self._group.append(task)
         if len(self._group) >= self._group_size:
             self._hand_in()
-            self._group_size = min(GROUP, self._group_size * 2)
+            self._group_size = min(self._group_limit, self._group_size * 2)
 
     def _note(self, index: int, task: Task) -> None:
         if self._tasks is not None:

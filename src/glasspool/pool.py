@@ -21,7 +21,7 @@ from glasspool import registry
 from glasspool.engines.local import payload, wire
 from glasspool.engines.local.engine import LocalEngine, Plan
 from glasspool.errors import EngineUnavailable, GlasspoolError
-from glasspool.feeding import Feed, feed_here, feed_imap
+from glasspool.feeding import CONTAINERS, Feed, feed_here, feed_imap
 from glasspool.ledger import Task
 from glasspool.processors import usable_processors
 from glasspool.results import AsyncResult, IMapIterator, MapResult, wait_as_caller
@@ -320,7 +320,8 @@ class Pool(multiprocessing.pool.Pool):
             return job
         if known.for_one_job:
             job._release = known.number
-        feed_here(Feed(engine, job, known, mode, values, chunksize), sync)
+        in_groups = type(items) in CONTAINERS
+        feed_here(Feed(engine, job, known, mode, values, chunksize, in_groups), sync)
         return job
 
     def _imap(
@@ -340,7 +341,8 @@ class Pool(multiprocessing.pool.Pool):
         if known.for_one_job:
             job._release = known.number
         mode = wire.SINGLE if chunksize == 1 else wire.CHUNK
-        feed_imap(Feed(engine, job, known, mode, values, chunksize))
+        in_groups = type(iterable) in CONTAINERS
+        feed_imap(Feed(engine, job, known, mode, values, chunksize, in_groups))
         return job
 
     # Life -----------------------------------------------------------------------------------------

@@ -274,7 +274,10 @@ class Collector:
             self._retire(worker)
         elif pace is not None and batching.room(pace, len(held)) > 0:
             self._hungry[worker] = None
-        if len(held) > 1 and self._look_at is None:
+        self._arm_look(held)
+
+    def _arm_look(self, held: Held) -> None:
+        if self._look_at is None and len(held) > 1:
             self._look_at = time.monotonic() + LOOK_EVERY_S
 
     def define(self, call: int) -> tuple[bytes, int | None]:
@@ -339,6 +342,7 @@ class Collector:
             return
         if message:
             self._take(worker, message, fds)
+        self._arm_look(held)
         if not worker.ready or worker.stopping:
             return
         if self.ledger.waiting and not worker.choked:
@@ -449,13 +453,24 @@ class Collector:
             if now - worker.heard_ns < LOOK_AFTER_NS:
                 again = True
                 continue
-            before = len(held)
-            self._take(worker, self._engine.boxes.read(worker.record), [], by_message=False)
-            worker.stuck = len(held) == before
+            finished = self._engine.boxes.read(worker.record)
+            self._take(worker, finished, [], by_message=False)
+            worker.stuck = not finished and self._is_long(worker, held, now)
             again = again or not worker.stuck
         self._look_at = time.monotonic() + LOOK_EVERY_S if again else None
         if self.lender.idle and not self.ledger.waiting:
             self._relieve()
+
+    def _is_long(self, worker: Worker, held: Held, now: int) -> bool:
+        """Tell whether the worker is inside a task for so long that it tells us of its end at once.
+
+        Until then it has to be looked at: it may be about to box short results in silence.
+        """
+        first = next(iter(held.tasks.values()), None)
+        if first is None:
+            return False
+        entry = self._engine.board.entry(worker.record, first.seq)
+        return entry is not None and not entry.ended_ns and now - entry.begun_ns > LOOK_AFTER_NS
 
     def _relieve(self) -> None:
         """Take unbegun tasks back from the worker that has most of them, for an idle one."""
