@@ -15,11 +15,8 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
-FULL = os.environ.get("GLASSPOOL_FULL_TESTS") == "1"
-"""Set in the environment: raise all of the 10,000 signals, which takes some minutes."""
-
-COUNT = 10_000 if FULL else 1500
-LIMIT_S = 600 if FULL else 100
+COUNT = 10_000
+LIMIT_S = 100
 
 
 def run_storm(tmp_path: Path, count: int, seed: int) -> str:

@@ -121,7 +121,7 @@ def processes_by_psutil(method: str) -> dict[int, str]:
         elif method == "fork" and process.ppid() == os.getpid():
             kind, used_by = "template", ("fork",)
         elif re.fullmatch(r"gp\d+ nanny", Path(f"/proc/{process.pid}/comm").read_text().strip()):
-            kind, used_by = "nanny", ("forkserver",)
+            kind, used_by = "nanny", ("spawn", "forkserver")
         else:
             kind, used_by = "worker", (method,)
         if method in used_by:
@@ -681,6 +681,7 @@ def test_pictures_while_workers_are_recycled(ctx):
         assert pool.inspect().pools[0].deaths == ()
 
 
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork.*:DeprecationWarning")
 def test_a_pool_that_is_being_made(ctx):
     """Looks from another thread while the constructor runs, and right after it."""
     stop = threading.Event()
@@ -885,7 +886,7 @@ def test_another_process_whose_main_thread_is_stuck(tmp_path, start_method):
         assert [t.function for t in seen.tasks] == ["time.sleep"]
         expected = {
             "fork": {"parent", "template", "worker"},
-            "spawn": {"parent", "resource-tracker", "worker"},
+            "spawn": {"parent", "resource-tracker", "nanny", "worker"},
             "forkserver": {"parent", "fork-server", "resource-tracker", "nanny", "worker"},
         }
         assert {p.role for p in seen.processes} == expected[start_method]

@@ -251,7 +251,7 @@ def _living_worker(
 ) -> ProcessInfo | None:
     described = outside.worker_of_record(engine.board, worker.record)
     if described is None or described.pid != worker.pid:
-        return _starting(worker) if worker.pid else None
+        return _starting(engine, worker) if worker.pid else None
     process = worker.process
     task = _running(engine, worker, described)
     answer_of = told.get(worker.pid)
@@ -264,7 +264,8 @@ def _living_worker(
     )
 
 
-def _starting(worker: Worker) -> ProcessInfo | None:
+def _starting(engine: LocalEngine, worker: Worker) -> ProcessInfo | None:
+    roles = ("task",) if engine.initializer is None else ("initializer", "task")
     described = stock.server_process("worker", worker.pid)
     if described is None:
         return None
@@ -275,7 +276,7 @@ def _starting(worker: Worker) -> ProcessInfo | None:
         slot=worker.slot,
         generation=worker.generation,
         threads=tuple(
-            replace(thread, roles=("initializer", "task") if thread.is_main else thread.roles)
+            replace(thread, roles=roles if thread.is_main else thread.roles)
             for thread in described.threads
         ),
     )

@@ -22,8 +22,8 @@ SEARCH_S = 2.0
 """So long it looks for workers that were just starting when the pool's process ended."""
 
 
-def main(board: str, parent: int, title: str, layout: list[int]) -> None:
-    """Wait for the end of the pool's process, then end its workers.
+def main(board: str, parent: int, started: int, title: str, layout: list[int]) -> None:
+    """Wait for the end of the pool's process, which started at ``started``, then end its workers.
 
     ``layout``: number of records, offset of the first, their size, and the offsets of the words state,
     pid and start time within one.
@@ -32,8 +32,7 @@ def main(board: str, parent: int, title: str, layout: list[int]) -> None:
     with open(board, "rb", buffering=0) as file:
         with open(f"/proc/self/task/{os.getpid()}/comm", "wb", buffering=0) as comm:
             comm.write(title.encode()[:15])
-        pidfd = os.pidfd_open(parent)
-        select.select([pidfd], [], [])  # woken by the end of the pool's process, or killed by it
+        _wait_for_end(parent, started)
         for path in (board, board.removesuffix(".board") + ".sock"):
             if os.path.exists(path):
                 os.unlink(path)
@@ -41,6 +40,15 @@ def main(board: str, parent: int, title: str, layout: list[int]) -> None:
         while _kill_workers(file.fileno(), layout) and time.monotonic() < deadline:
             # Nothing tells of a worker that has still to write itself into the scoreboard.
             select.select([], [], [], 0.05)
+
+
+def _wait_for_end(parent: int, started: int) -> None:
+    try:
+        pidfd = os.pidfd_open(parent)
+    except ProcessLookupError:
+        return  # before we were there
+    if _start_ticks(parent) == started:
+        select.select([pidfd], [], [])  # woken by the end of the pool's process, or killed by it
 
 
 def _kill_workers(board: int, layout: list[int]) -> bool:
@@ -71,4 +79,10 @@ def _start_ticks(pid: int) -> int:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), sys.argv[3], [int(value) for value in sys.argv[4:]])
+    main(
+        sys.argv[1],
+        int(sys.argv[2]),
+        int(sys.argv[3]),
+        sys.argv[4],
+        [int(value) for value in sys.argv[5:]],
+    )

@@ -161,8 +161,9 @@ class Nanny:
         )
         script = os.path.join(os.path.dirname(os.path.abspath(__file__)), "nanny.py")
         interpreter = os.fsdecode(spawn.get_executable())
-        arguments = [interpreter, "-I", "-S", script, board.file, str(os.getpid()), title]
-        arguments += [str(number) for number in layout]
+        numbers = (board.header.pid, board.header.start_ticks)
+        arguments = [interpreter, "-I", "-S", script, board.file, *map(str, numbers), title]
+        arguments += map(str, layout)
         # As multiprocessing starts its resource tracker: no fork handlers, no inherited descriptors.
         self.pid: int = util.spawnv_passfds(os.fsencode(interpreter), arguments, ())
 

@@ -89,6 +89,7 @@ def main(
     global _here
     if setup.template is not None:
         kernel.die_with_parent(setup.template)
+    _let_fork_server_go()
     _reset_signals()
     if setup.forked:
         # Exit functions of the parent would delete the parent's files. Ours run in Worker.leave.
@@ -504,6 +505,20 @@ def _frames(frame: FrameType | None) -> list[tuple[str, int, str]]:
         frame = frame.f_back
     stack.reverse()
     return stack
+
+
+def _let_fork_server_go() -> None:
+    """Close our copy of the pipe that keeps the fork server alive, for it to end with the program.
+
+    If this process uses the start method forkserver itself, it starts a server of its own.
+    """
+    module = sys.modules.get("multiprocessing.forkserver")
+    server: Any = getattr(module, "_forkserver", None)
+    fd = getattr(server, "_forkserver_alive_fd", None)
+    if fd is not None and getattr(server, "_forkserver_pid", 0) is None:
+        server._forkserver_alive_fd = None
+        with contextlib.suppress(OSError):
+            os.close(fd)
 
 
 def _note_threads(worker: Worker) -> None:
