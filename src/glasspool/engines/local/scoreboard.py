@@ -71,9 +71,8 @@ RECORD_BYTES = RING_AT + RING * ENTRY.size
     W_BUSY_NS,
     W_ITEM,
     W_SKIP_UNTIL,
-    W_LAST_SEQ,
     W_STARTTIME,
-) = range(15)
+) = range(14)
 
 FREE, STARTING, INITIALIZING, READY, LEAVING = range(5)
 STATE_WORDS = ("free", "starting", "initializing", "ready", "leaving")

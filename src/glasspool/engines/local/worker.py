@@ -56,13 +56,20 @@ class Setup(NamedTuple):
 
 
 class WorkerInfo(NamedTuple):
-    """Where the calling task runs: see ``glasspool.worker``."""
+    """Where the calling task runs: see ``glasspool.worker``.
+
+    ``slot`` is kept by the replacement of a worker, ``generation`` counts these. ``task`` is the number
+    of the task in its pool and ``attempt`` the how-manieth time it runs, from 1; both are None when no
+    task runs (in the initializer). What had been sent to a worker that died, and had not begun, is no
+    attempt.
+    """
 
     pool: str
     slot: int
     generation: int
     pid: int
     task: int | None
+    attempt: int | None
     function: str | None
 
 
@@ -148,6 +155,7 @@ class Worker:
             generation=self.setup.generation,
             pid=self.pid,
             task=task[0] if task else None,
+            attempt=1 if task else None,  # a task that has begun is never run again
             function=task[1] if task else None,
         )
 
