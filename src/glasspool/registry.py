@@ -19,6 +19,8 @@ from multiprocessing import util
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from types import FrameType
+
     from glasspool.engines.local.engine import LocalEngine
     from glasspool.pool import Pool
     from glasspool.snapshot import PoolInfo, TaskInfo
@@ -185,16 +187,23 @@ def _warn_of_threads(where: tuple[str, int]) -> None:
 
 
 def caller_place() -> tuple[str, int]:
-    """Return file and line of the user's code that called into the package."""
-    frame = sys._getframe(1)
-    here = os.path.dirname(os.path.abspath(__file__))
-    while frame.f_back is not None:
+    """Return file and line of the user's code that called into the package.
+
+    If all of the calls are the package's own, as in its command, the nearest one outside the pool.
+    """
+    here = os.path.dirname(os.path.abspath(__file__)) + os.sep
+    nearest: tuple[str, int] | None = None
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
         file = frame.f_code.co_filename
-        ours = file.startswith((here, "<frozen")) or "multiprocessing" in os.path.dirname(file)
-        if not ours:
+        if not file.startswith((here, "<frozen")) and "multiprocessing" not in os.path.dirname(
+            file
+        ):
             return file, frame.f_lineno
+        if nearest is None and file not in (f"{here}registry.py", f"{here}pool.py"):
+            nearest = file, frame.f_lineno
         frame = frame.f_back
-    return frame.f_code.co_filename, frame.f_lineno
+    return nearest or ("<unknown>", 0)
 
 
 def _in_child() -> None:
