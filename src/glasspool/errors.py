@@ -17,11 +17,21 @@ traceback as its ``__cause__``.
 
 from __future__ import annotations
 
-from multiprocessing.pool import MaybeEncodingError  # type: ignore[attr-defined]  # typeshed lacks it
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from glasspool.snapshot import DeathCertificate
+
+    class MaybeEncodingError(Exception):
+        """What ``multiprocessing.pool`` has under this name, and typeshed lacks."""
+
+        exc: str
+        value: str
+
+        def __init__(self, exc: object, value: object) -> None: ...
+
+else:
+    from multiprocessing.pool import MaybeEncodingError
 
 
 class GlasspoolError(Exception):
@@ -71,7 +81,7 @@ class InitializerFailed(GlasspoolError):
     """
 
 
-class SerializationError(GlasspoolError, MaybeEncodingError):  # type: ignore[misc]  # as above
+class SerializationError(GlasspoolError, MaybeEncodingError):
     """A function, argument, result or exception could not be pickled or rebuilt.
 
     Attributes:
@@ -81,7 +91,7 @@ class SerializationError(GlasspoolError, MaybeEncodingError):  # type: ignore[mi
 
     def __init__(self, exc: object, value: object, text: str | None = None) -> None:
         MaybeEncodingError.__init__(self, exc, value)
-        self.text = text
+        self.text: str | None = text
 
     def __str__(self) -> str:
         return self.text if self.text is not None else MaybeEncodingError.__str__(self)

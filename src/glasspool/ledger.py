@@ -73,19 +73,19 @@ class Task:
         payload: Any,
         submitted_ns: int,
     ) -> None:
-        self.id = id
-        self.job = job
-        self.index = index
-        self.items = items
-        self.call = call
-        self.kind = kind
-        self.payload = payload
-        self.size = len(payload)
-        self.submitted_ns = submitted_ns
-        self.attempts = 0
-        self.seq = -1
+        self.id: int = id
+        self.job: Any = job
+        self.index: int = index
+        self.items: int = items
+        self.call: int = call
+        self.kind: int = kind
+        self.payload: Any = payload
+        self.size: int = len(payload)
+        self.submitted_ns: int = submitted_ns
+        self.attempts: int = 0
+        self.seq: int = -1
         self.holder: Held | None = None
-        self.state = WAITING
+        self.state: int = WAITING
 
 
 class Held:
@@ -95,7 +95,7 @@ class Held:
 
     def __init__(self) -> None:
         self.tasks: dict[int, Task] = {}
-        self.next_seq = 0
+        self.next_seq: int = 0
 
     def __len__(self) -> int:
         return len(self.tasks)
@@ -107,8 +107,8 @@ class Ledger:
     def __init__(self) -> None:
         self.waiting: deque[Task] = deque()
         self.holders: list[Held] = []
-        self.submitted = 0
-        self.ended = dict.fromkeys(ENDS, 0)
+        self.submitted: int = 0
+        self.ended: dict[str, int] = dict.fromkeys(ENDS, 0)
 
     def join(self) -> Held:
         """Add a worker and return what it holds: nothing yet."""

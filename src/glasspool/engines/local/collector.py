@@ -47,8 +47,8 @@ class Collector:
 
     def __init__(self, engine: LocalEngine) -> None:
         self._engine = engine
-        self.mailbox = Mailbox()
-        self.ledger = Ledger()
+        self.mailbox: Mailbox = Mailbox()
+        self.ledger: Ledger = Ledger()
         self.state = "waiting for tasks and results"
         self.workers: dict[int, Worker] = {}  # by descriptor, as the poll tells it
         self.feeds: dict[weakref.ref[Any], Any] = {}
@@ -58,12 +58,12 @@ class Collector:
         self._poll.register(self.mailbox.fd, select.EPOLLIN)
         self._receiver = channel.Receiver()
         self._fence = threading.Lock()
-        self.lender = Lender(self, self._poll, lends=engine.maxtasksperchild is None)
+        self.lender: Lender = Lender(self, self._poll, lends=engine.maxtasksperchild is None)
         # Workers that hold something but have room, in order.
         self._hungry: dict[Worker, None] = {}
         self._look_at: float | None = None
-        self.closing = False
-        self.stopped = False
+        self.closing: bool = False
+        self.stopped: bool = False
         self._ended = False
         self._parked = False
         self._crashed = False

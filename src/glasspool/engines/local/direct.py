@@ -49,8 +49,8 @@ class Lender:
     def __init__(self, collector: Collector, poll: select.epoll, lends: bool) -> None:
         self.idle: deque[Worker] = deque()
         self.leases: dict[weakref.ref[Lease], list[Worker]] = {}
-        self.done = 0
-        self.failed = 0
+        self.done: int = 0
+        self.failed: int = 0
         self._collector = collector
         self._lends = lends
         self._poll = poll

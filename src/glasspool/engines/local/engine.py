@@ -80,23 +80,25 @@ class LocalEngine:
     def __init__(self, plan: Plan) -> None:
         from glasspool.engines.local.payload import callable_name
 
-        self.name = plan.name
-        self.number = plan.number
-        self.size = plan.size
-        self.maxtasksperchild = plan.maxtasksperchild
-        self.made_at = plan.made_at
-        self.start_method = str(plan.context.get_start_method())
-        self.initializer = None if plan.initializer is None else callable_name(plan.initializer)
-        self.done = Latch()
+        self.name: str = plan.name
+        self.number: int = plan.number
+        self.size: int = plan.size
+        self.maxtasksperchild: int | None = plan.maxtasksperchild
+        self.made_at: str = plan.made_at
+        self.start_method: str = str(plan.context.get_start_method())
+        self.initializer: str | None = (
+            None if plan.initializer is None else callable_name(plan.initializer)
+        )
+        self.done: Latch = Latch()
         self.callers: dict[int, tuple[str, float]] = {}
         self.graves: deque[Grave] = deque(maxlen=1000)
         self.deaths: deque[DeathCertificate] = deque(maxlen=100)
         self.answerer: Callable[[LocalEngine, dict[str, Any]], dict[str, Any]] | None = None
         self.on_shutdown: Callable[[LocalEngine], None] | None = None
         self.on_disposed: Callable[[LocalEngine], None] | None = None
-        self.next_id = itertools.count(1).__next__
+        self.next_id: Callable[[], int] = itertools.count(1).__next__
         records = plan.size + max(8, plan.size // 4)
-        self.board = sb.Board.create(
+        self.board: sb.Board = sb.Board.create(
             plan.name,
             plan.size,
             records,
@@ -106,11 +108,11 @@ class LocalEngine:
             initializer=self.initializer or "",
         )
         try:
-            self.boxes = Outboxes.create(records)
+            self.boxes: Outboxes = Outboxes.create(records)
         except BaseException:
             self.board.unlink()
             raise
-        self.callables = Callables(self.board.name_call)
+        self.callables: Callables = Callables(self.board.name_call)
         recipe = Recipe(
             plan.context,
             plan.make_process,
@@ -119,8 +121,8 @@ class LocalEngine:
             plan.initializer,
             plan.initargs,
         )
-        self.handler = WorkerHandler(self, recipe)
-        self.collector = Collector(self)
+        self.handler: WorkerHandler = WorkerHandler(self, recipe)
+        self.collector: Collector = Collector(self)
         self.threads: dict[str, threading.Thread] = {}
         self._callbacks: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self.calling_back: Any = None

@@ -16,6 +16,8 @@ from typing import Any
 class Mailbox:
     """Items for one loop, and the descriptor that wakes it."""
 
+    fd: int
+
     def __init__(self) -> None:
         self.items: deque[Any] = deque()
         self._asleep = False

@@ -30,11 +30,11 @@ class Outboxes:
     """The outboxes of a pool, one per record of the scoreboard, in one anonymous file."""
 
     def __init__(self, fd: int, count: int) -> None:
-        self.fd = fd
+        self.fd: int = fd
         self.count = count
-        self.memory = mmap.mmap(fd, count * OUTBOX_BYTES)
-        self.view = memoryview(self.memory)
-        self.words = self.view.cast("Q")
+        self.memory: mmap.mmap = mmap.mmap(fd, count * OUTBOX_BYTES)
+        self.view: memoryview[int] = memoryview(self.memory)
+        self.words: memoryview[int] = self.view.cast("Q")
 
     @classmethod
     def create(cls, count: int) -> Outboxes:
@@ -91,7 +91,7 @@ class Outbox:
         self._words = boxes.words
         self._word = start // 8
         self._end = end
-        self.used = 0
+        self.used: int = 0
 
     def put(
         self, kind: int, lane: int, body: bytes, task: int, begun_ns: int, ended_ns: int

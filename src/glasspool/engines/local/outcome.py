@@ -27,8 +27,8 @@ class Segment:
     __slots__ = ("fd", "head")
 
     def __init__(self, head: bytes, fd: int) -> None:
-        self.head = head
-        self.fd = fd
+        self.head: bytes = head
+        self.fd: int = fd
 
     def load(self) -> Any:
         """Rebuild the value; its buffers are views of the memory."""

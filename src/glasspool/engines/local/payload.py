@@ -40,9 +40,9 @@ class Parcel:
 
     def __init__(self, parts: list[Any]) -> None:
         lengths = [memoryview(part).nbytes for part in parts]
-        self.head = struct.pack(f"<{len(parts) + 1}Q", len(parts), *lengths)
-        self.size = sum(lengths)
-        self.fd = _new_segment()
+        self.head: bytes = struct.pack(f"<{len(parts) + 1}Q", len(parts), *lengths)
+        self.size: int = sum(lengths)
+        self.fd: int = _new_segment()
         try:
             _fill(self.fd, parts, lengths)
         except BaseException:

@@ -40,7 +40,7 @@ class Recipe:
         initargs: tuple[Any, ...],
     ) -> None:
         self.context = context
-        self.start_method = str(context.get_start_method())
+        self.start_method: str = str(context.get_start_method())
         self.board = board
         self.boxes = boxes
         self.initializer = initializer
@@ -65,7 +65,7 @@ class TemplateStarter:
     def __init__(self, recipe: Recipe, title: str) -> None:
         self._recipe = recipe
         self._parent = os.getpid()
-        self.template = Template.fork(self._boot, title, recipe.board.unlink)
+        self.template: Template = Template.fork(self._boot, title, recipe.board.unlink)
 
     def start(self, token: int, setup: Setup, end: socket.socket) -> BaseProcess:
         """Ask for a worker; the template's report tells its pid."""
@@ -225,4 +225,4 @@ class ForkedChild:
                 pass
 
 
-tokens = itertools.count(1)
+tokens: itertools.count[int] = itertools.count(1)

@@ -210,9 +210,9 @@ class Board:
         self.file = path
         self.header = header
         self.memory = memory
-        self.view = memoryview(memory)
+        self.view: memoryview[int] = memoryview(memory)
         usable = len(memory) // 8 * 8
-        self.words = self.view[:usable].cast("Q")
+        self.words: memoryview[int] = self.view[:usable].cast("Q")
 
     @classmethod
     def create(

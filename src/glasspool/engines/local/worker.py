@@ -118,7 +118,7 @@ class Worker:
     """The loop of a worker and what it owns."""
 
     def __init__(self, end: socket.socket, board: sb.Board, boxes: Outboxes, setup: Setup) -> None:
-        self.pid = os.getpid()
+        self.pid: int = os.getpid()
         self.setup = setup
         self._end = end
         self._receiver = channel.Receiver()

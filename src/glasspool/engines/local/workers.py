@@ -61,14 +61,14 @@ class Worker:
         self.generation = generation
         self.record = record
         self.end = end
-        self.fd = end.fileno()
+        self.fd: int = end.fileno()
         # The worker-handler's:
-        self.token = next(tokens)
+        self.token: int = next(tokens)
         self.process: BaseProcess | None = None
         self.pid = 0
         self.pidfd: int | None = None
         self.exitcode: int | None = None
-        self.started_at = time.time()
+        self.started_at: float = time.time()
         self.wanted = True
         self.ending = False
         # The collector's:
@@ -102,8 +102,8 @@ class WorkerHandler:
     def __init__(self, engine: LocalEngine, recipe: Recipe) -> None:
         self._engine = engine
         self._recipe = recipe
-        self.mailbox = Mailbox()
-        self.state = "starting workers"
+        self.mailbox: Mailbox = Mailbox()
+        self.state: str = "starting workers"
         self.starter: TemplateStarter | ContextStarter | None = None
         self.workers: dict[int, Worker] = {}  # by token
         self._by_fd: dict[int, Worker] = {}
