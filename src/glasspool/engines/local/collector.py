@@ -453,9 +453,9 @@ class Collector:
             if now - worker.heard_ns < LOOK_AFTER_NS:
                 again = True
                 continue
-            finished = self._engine.boxes.read(worker.record)
-            self._take(worker, finished, [], by_message=False)
-            worker.stuck = not finished and self._is_long(worker, held, now)
+            before = len(held)
+            self._take(worker, self._engine.boxes.read(worker.record), [], by_message=False)
+            worker.stuck = len(held) == before and self._is_long(worker, held, now)
             again = again or not worker.stuck
         self._look_at = time.monotonic() + LOOK_EVERY_S if again else None
         if self.lender.idle and not self.ledger.waiting:
