@@ -172,6 +172,7 @@ class Collector:
         if event & select.EPOLLOUT:
             worker.choked = False
             self._poll.modify(fd, select.EPOLLIN)
+            self._post_ping(worker)
             self._make_hungry(worker)
         if event & ~select.EPOLLOUT:
             self._hear(worker)
@@ -319,7 +320,7 @@ class Collector:
             held is not None
             and worker.answered == held.next_seq
             and worker.ready
-            and not (worker.choked or worker.stopping or worker.dead)
+            and not (worker.choked or worker.stopping or worker.dead or worker.ping)
         )
 
     # Taking in ------------------------------------------------------------------------------------
@@ -415,6 +416,7 @@ class Collector:
         elif kind == wire.INITIALIZER_FAILED:
             self._engine.initializer_failed(worker, body)
         elif kind == wire.PONG:
+            worker.ping = None
             worker.answered = begun  # it answers a PING that followed this many tasks
             left = held.tasks.get(task_id)
             if left is not None:  # never sent, or its result was on its way to a caller who left
@@ -581,8 +583,9 @@ class Collector:
         if task is not None:
             self.adopt(worker, task)
             # When the answer comes, all that was sent before has been answered.
-            sent = worker.held.next_seq if worker.held is not None else 0
-            self._post(worker, wire.REQUEST.pack(wire.PING, 0, 0, task.id, sent, 0))
+            worker.ping = (task.id, worker.held.next_seq if worker.held is not None else 0)
+            worker.ping_is_sent = False
+            self._post_ping(worker)
         elif worker.dead:
             self.bury(worker)
         else:
@@ -592,6 +595,16 @@ class Collector:
             if worker.held is not None:
                 worker.answered = worker.held.next_seq
             self._make_hungry(worker)
+
+    def _post_ping(self, worker: Worker) -> None:
+        if worker.ping is not None and not worker.ping_is_sent:
+            task_id, sent = worker.ping
+            request = wire.REQUEST.pack(wire.PING, 0, 0, task_id, sent, 0)
+            worker.ping_is_sent = self._post(worker, request)
+
+    def take_stray(self, worker: Worker, message: bytes, fds: list[int]) -> None:
+        """Take a message that a caller found in the channel, and that was not for him (an item)."""
+        self._take(worker, message, fds)
 
     def _take_the_last(self, worker: Worker) -> None:
         while True:

@@ -18,6 +18,7 @@ What can go wrong, and who settles it:
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import select
 import weakref
@@ -117,9 +118,9 @@ class Lender:
         head = wire.REQUEST.pack(wire.TASK, task.kind, task.call, task.id, task.seq, len(body))
         parts += (head, body)
         channel.send(worker.end, b"".join(parts), fd)
-        return self._await_reply(worker)
+        return self._await_reply(worker, task)
 
-    def _await_reply(self, worker: Worker) -> tuple[int, Any, int, int]:
+    def _await_reply(self, worker: Worker, task: Task) -> tuple[int, Any, int, int]:
         try:
             receiver = self._receivers.pop()
         except IndexError:
@@ -129,14 +130,19 @@ class Lender:
             message, fds = receiver.receive(worker.end)
             if not message:
                 raise ConnectionResetError("the worker's channel has ended")
-            kind, _lane, length, _task, begun, ended = wire.REPLY.unpack_from(message)
+            kind, _lane, length, task_id, begun, ended = wire.REPLY.unpack_from(message)
             body: Any = message[wire.REPLY.size : wire.REPLY.size + length]
+            if kind < wire.SKIPPED and task_id != task.id:
+                # Never take another task's value, whatever went wrong: the collector sorts it out.
+                stray = functools.partial(self._collector.take_stray, worker, message, fds)
+                self._collector.mailbox.put(stray)
+                raise OSError("the channel held a reply to somebody else")
             if kind < wire.SKIPPED:
                 self._receivers.append(receiver)
                 if kind in wire.SEGMENTS:
                     body = Segment(body, fds.pop())
                 return kind, body, begun, ended
-            self._collector.hear_word(worker, kind, 0, body, begun, ended)
+            self._collector.hear_word(worker, kind, task_id, body, begun, ended)
 
     def _settle(
         self, task: Task, worker: Worker, kind: int, body: Any, begun: int, ended: int

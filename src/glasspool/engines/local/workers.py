@@ -84,9 +84,11 @@ class Worker:
         self.mine = True  # not idle, and so not lent either
         # Of whoever has the worker: the collector, or the caller to whom it is lent.
         self.direct: Task | None = None
-        self.answered = (
-            0  # replies that came by message; as many as tasks were sent when it is idle
-        )
+        # Replies that came by message: as many as tasks were sent when the worker is idle.
+        self.answered = 0
+        # The question that a worker is to answer, or has been asked: task id, number of tasks sent.
+        self.ping: tuple[int, int] | None = None
+        self.ping_is_sent = False
         self.heard_ns = 0
         self.ident = 0
         self.native_id = 0
