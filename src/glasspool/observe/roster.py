@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from glasspool.engines.local.workers import Worker
     from glasspool.ledger import Task
 
+ASK_TIMES = 5
 ANSWER_S = 0.1
 """A worker that has not told its stacks after this long is inside a C call."""
 
@@ -378,10 +379,15 @@ def _ask_for_stacks(workers: Sequence[Worker]) -> dict[int, _Answer]:
         asked.append((worker, _taker(worker, found, complete, len(workers))))
     for worker, take in asked:
         worker.stack_takers.append(take)
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(worker.pid, number)
-    if asked and len(found) < len(workers):
-        complete.wait(ANSWER_S)  # woken by the last answer
+    for _ in range(ASK_TIMES):
+        # A signal that comes just before a system call does not cut it short, so that even an idle
+        # worker may be silent; it is asked again.
+        for worker, _take in asked:
+            if worker.pid not in found and _takes(worker.pid, number):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(worker.pid, number)
+        if not asked or len(found) >= len(workers) or complete.wait(ANSWER_S / ASK_TIMES):
+            break  # woken by the last answer
     for worker, take in asked:
         worker.stack_takers.remove(take)
     silent = [worker.pid for worker, _ in asked if worker.pid not in found]
