@@ -180,3 +180,9 @@ def large(count: int) -> Any:
     import numpy as np
 
     return np.arange(count, dtype="f8")
+
+
+def nap_and_echo(seconds: float) -> float:
+    """Sleep so long, and return the time."""
+    time.sleep(seconds)
+    return seconds

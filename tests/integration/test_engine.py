@@ -1036,3 +1036,11 @@ def test_closing_with_a_context_manager_of_the_library(make_forked: MakePool) ->
         job = pool.map_async(tasks.square, range(500), chunksize=1)
     pool.join()
     assert job.get(0)[-1] == 499 * 499
+
+
+def test_the_last_task_of_a_worker_may_take_long(monkeypatch) -> None:
+    """A worker that is to leave after its task is not hurried while it runs it."""
+    monkeypatch.setattr("glasspool.engines.local.workers.STOP_GRACE_S", 0.2)
+    with glasspool.Pool(2, maxtasksperchild=1) as pool:
+        assert pool.map(tasks.nap_and_echo, [1.0, 0.0, 0.0], 1) == [1.0, 0.0, 0.0]
+        assert pool.stats()["deaths"] == 0

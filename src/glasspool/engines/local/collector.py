@@ -173,6 +173,7 @@ class Collector:
             worker.choked = False
             self._poll.modify(fd, select.EPOLLIN)
             self._post_ping(worker)
+            self._post_stop(worker)
             self._make_hungry(worker)
         if event & ~select.EPOLLOUT:
             self._hear(worker)
@@ -344,6 +345,7 @@ class Collector:
         if message:
             self._take(worker, message, fds)
         self._arm_look(held)
+        self._watch_stop(worker)
         if not worker.ready or worker.stopping:
             return
         if self.ledger.waiting and not worker.choked:
@@ -624,8 +626,21 @@ class Collector:
 
     def _stop(self, worker: Worker, hard: bool) -> None:
         worker.stopping = True
-        self._post(worker, wire.REQUEST.pack(wire.STOP, 0, 0, 0, 0, 0))
-        self._engine.stop_worker(worker, hard)
+        self._post_stop(worker)
+        if hard:
+            self._engine.stop_worker(worker, hard=True)
+        else:
+            self._watch_stop(worker)
+
+    def _post_stop(self, worker: Worker) -> None:
+        if worker.stopping and not worker.stop_is_sent:
+            worker.stop_is_sent = self._post(worker, wire.REQUEST.pack(wire.STOP, 0, 0, 0, 0, 0))
+
+    def _watch_stop(self, worker: Worker) -> None:
+        """See to it that a worker leaves, once it has nothing more to do: its last task takes its time."""
+        if worker.stopping and not worker.held and not worker.stop_is_watched:
+            worker.stop_is_watched = True
+            self._engine.stop_worker(worker, hard=False)
 
     # The end of the pool ----------------------------------------------------------------------------
 

@@ -265,6 +265,7 @@ class LocalEngine:
     def forget_callable(self, number: int) -> None:
         """Drop a callable whose job has ended (collector)."""
         self.callables.forget(number)
+        self.collector.pace.pop(number, None)
         for worker in self.collector.workers.values():
             if number in worker.known:
                 worker.known.discard(number)
@@ -372,6 +373,8 @@ class LocalEngine:
 
     def initializer_failed(self, worker: Worker, body: bytes) -> None:
         """A worker's initializer raised; the worker leaves (collector)."""
+        if worker.init_failed:
+            return  # told by message and found in the outbox
         worker.init_failed = True
         story = outcome.text_of(body)
         error = InitializerFailed(

@@ -79,6 +79,8 @@ class Worker:
         self.quota: int | None = None
         self.stopping = False
         self.choked = False
+        self.stop_is_sent = False
+        self.stop_is_watched = False
         self.stuck = False
         self.dead = False
         self.mine = True  # not idle, and so not lent either
