@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import multiprocessing
 import multiprocessing.pool
+import operator
 import os
 import sys
 import time
@@ -113,11 +114,13 @@ class Pool(multiprocessing.pool.Pool):
     def _size(processes: int | None) -> int:
         if processes is None:
             return usable_processors()
-        if not isinstance(processes, int):
-            raise TypeError(f"processes must be an integer or None, not {processes!r}")
-        if processes < 1:
-            raise ValueError(f"Number of processes must be at least 1, not {processes}")
-        return processes
+        try:
+            size = operator.index(processes)  # NumPy's integers, too
+        except TypeError:
+            raise TypeError(f"processes must be an integer or None, not {processes!r}") from None
+        if size < 1:
+            raise ValueError(f"Number of processes must be at least 1, not {size}")
+        return size
 
     # Calls ----------------------------------------------------------------------------------------
 
@@ -302,7 +305,7 @@ class Pool(multiprocessing.pool.Pool):
         length = len(items)
         if chunksize is None:
             chunksize = -(-length // (self._processes * 4)) or 1
-        _check_chunksize(chunksize)
+        chunksize = _checked_chunksize(chunksize)
         engine = self._engine
         single = chunksize == 1 and not star
         values = iter(items)
@@ -328,7 +331,7 @@ class Pool(multiprocessing.pool.Pool):
         self, func: Callable[[Any], T], iterable: Iterable[Any], chunksize: int, ordered: bool
     ) -> IMapIterator[T]:
         self._check_running()
-        _check_chunksize(chunksize)
+        chunksize = _checked_chunksize(chunksize)
         engine = self._engine
         values = iter(iterable)
         job: IMapIterator[T] = IMapIterator(self, engine, ordered, chunked=chunksize > 1)
@@ -519,8 +522,11 @@ def _check_arguments(initializer: object, maxtasksperchild: object, engine: obje
         raise EngineUnavailable(f"there is no engine {engine!r}; there is: {', '.join(ENGINES)}")
 
 
-def _check_chunksize(chunksize: object) -> None:
-    if not isinstance(chunksize, int):
-        raise TypeError(f"chunksize must be an integer, not {chunksize!r}")
-    if chunksize < 1:
-        raise ValueError(f"Chunksize must be 1+, not {chunksize}")
+def _checked_chunksize(chunksize: Any) -> int:
+    try:
+        size = operator.index(chunksize)
+    except TypeError:
+        raise TypeError(f"chunksize must be an integer, not {chunksize!r}") from None
+    if size < 1:
+        raise ValueError(f"Chunksize must be 1+, not {size}")
+    return size
