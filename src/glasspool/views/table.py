@@ -119,8 +119,8 @@ def threads_text(
 def tasks_text(tasks: Iterable[TaskInfo], *, width: int | None = None, color: bool = False) -> str:
     """Render tasks as text, one a row."""
     columns = _columns(width)
-    headings = ("TASK", "STATE", "FUNCTION", "WORKER", "WAITED", "RAN")
-    lines = [
+    headings: tuple[str, ...] = ("TASK", "STATE", "FUNCTION", "WORKER", "WAITED", "RAN")
+    lines: list[tuple[str, ...]] = [
         (
             _task_number(task),
             task.state,
@@ -133,6 +133,9 @@ def tasks_text(tasks: Iterable[TaskInfo], *, width: int | None = None, color: bo
     ]
     if not lines:
         return "no tasks"
+    shown = [i for i, _ in enumerate(headings) if i < 4 or any(line[i] for line in lines)]
+    headings = tuple(headings[i] for i in shown)
+    lines = [tuple(line[i] for i in shown) for line in lines]
     return _render([_plain_table(headings, lines, columns, flexible=2)], columns, color)
 
 
