@@ -36,7 +36,7 @@ def send(end: socket.socket, message: bytes | memoryview, fd: int | None = None)
     if fd is None:
         end.send(message)
     else:
-        socket.send_fds(end, [message], [fd])
+        _send_with(end, message, fd, 0)
 
 
 def try_send(end: socket.socket, message: bytes, fd: int | None = None) -> bool:
@@ -49,10 +49,16 @@ def try_send(end: socket.socket, message: bytes, fd: int | None = None) -> bool:
         if fd is None:
             end.send(message, DONTWAIT)
         else:
-            socket.send_fds(end, [message], [fd], DONTWAIT)
+            _send_with(end, message, fd, DONTWAIT)
     except BlockingIOError:
         return False
     return True
+
+
+def _send_with(end: socket.socket, message: bytes | memoryview, fd: int, flags: int) -> None:
+    # Not socket.send_fds, which ignores its flags in CPython up to 3.12.1, and so would wait.
+    rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))
+    end.sendmsg([message], [rights], flags)
 
 
 class Receiver:
