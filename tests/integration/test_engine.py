@@ -1044,3 +1044,13 @@ def test_the_last_task_of_a_worker_may_take_long(monkeypatch) -> None:
     with glasspool.Pool(2, maxtasksperchild=1) as pool:
         assert pool.map(tasks.nap_and_echo, [1.0, 0.0, 0.0], 1) == [1.0, 0.0, 0.0]
         assert pool.stats()["deaths"] == 0
+
+
+def test_many_large_values_go_both_ways(make: MakePool) -> None:
+    """Full channels in both directions at once: the pool's threads never wait in a send."""
+    pool = make(2)
+    for item in (b"x" * 100_000, b"y" * 300_000):
+        results = [pool.apply_async(tasks.echo, (item,)) for _ in range(300)]
+        assert all(result.get(LIMIT_S) == item for result in results)
+    pool.close()
+    pool.join()
