@@ -6,6 +6,7 @@ of the user's calls into tasks, and the life cycle as the user sees it: running,
 
 from __future__ import annotations
 
+import functools
 import multiprocessing
 import multiprocessing.pool
 import operator
@@ -30,6 +31,7 @@ from glasspool.results import AsyncResult, IMapIterator, MapResult, wait_as_call
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from glasspool.engines.local.callables import Known
     from glasspool.snapshot import Snapshot, ThreadInfo
 
 T = TypeVar("T")
@@ -315,14 +317,9 @@ class Pool(multiprocessing.pool.Pool):
         if not length:
             return job
         mode = wire.SINGLE if single else (wire.STARCHUNK if star else wire.CHUNK)
-        try:
-            known = engine.callables.for_job(func)
-        except Exception as error:
-            raised = error
-            engine.collector.mailbox.put(lambda: job.abort(raised))
+        known = self._know(func, job)
+        if known is None:
             return job
-        if known.for_one_job:
-            job._release = known.number
         in_groups = type(items) in CONTAINERS
         feed_here(Feed(engine, job, known, mode, values, chunksize, in_groups), sync)
         return job
@@ -335,18 +332,27 @@ class Pool(multiprocessing.pool.Pool):
         engine = self._engine
         values = iter(iterable)
         job: IMapIterator[T] = IMapIterator(self, engine, ordered, chunked=chunksize > 1)
-        try:
-            known = engine.callables.for_job(func)
-        except Exception as error:
-            raised = error
-            engine.collector.mailbox.put(lambda: job.abort(raised))
+        known = self._know(func, job)
+        if known is None:
             return job
-        if known.for_one_job:
-            job._release = known.number
         mode = wire.SINGLE if chunksize == 1 else wire.CHUNK
         in_groups = type(iterable) in CONTAINERS
         feed_imap(Feed(engine, job, known, mode, values, chunksize, in_groups))
         return job
+
+    def _know(
+        self, func: Callable[..., Any], job: MapResult[Any] | IMapIterator[Any]
+    ) -> Known | None:
+        """Give the callable of a job its number; None if it cannot travel, and the job has failed."""
+        engine = self._engine
+        try:
+            known = engine.callables.for_job(func)
+        except Exception as error:
+            engine.collector.mailbox.put(functools.partial(job.abort, error))
+            return None
+        if known.for_one_job:
+            job._release = known.number
+        return known
 
     # Life -----------------------------------------------------------------------------------------
 

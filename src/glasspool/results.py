@@ -99,6 +99,31 @@ class _Job(Latch):
     def _keep(self, error: BaseException) -> Outcome:
         raise NotImplementedError
 
+    def wait(self, timeout: float | None = None) -> None:  # type: ignore[override]  # as stock's
+        """Wait until the call has ended, at most ``timeout`` seconds."""
+        self._await(timeout, "waiting in wait()")
+
+    def successful(self) -> bool:
+        """Return whether the call ended without an exception.
+
+        Raises:
+            ValueError: It has not ended.
+        """
+        if not self._is_set:
+            raise ValueError(f"{self!r} not ready")
+        return self._outcome_now()[0] == VALUE
+
+    def _value_or_raise(self, timeout: float | None) -> Any:
+        if not self._is_set and not self._await(timeout, "waiting in get()"):
+            raise multiprocessing.TimeoutError
+        kind, value = self._outcome_now()
+        if kind == VALUE:
+            return value
+        try:
+            raise value
+        finally:
+            del value
+
     def _await(self, timeout: float | None, what: str) -> bool:
         """Wait until ready, and say in the roster that this thread does."""
         if self._is_set:
@@ -164,11 +189,7 @@ class AsyncResult(_Job, Generic[T]):
         """Take the end of the task (collector)."""
         self._origin = _origin(kind, body, worker, begun, ended)
         self._outcome = (kind, body)
-        if self._callback is None and self._error_callback is None:
-            self._pool = None
-            self.set()
-        else:
-            self._engine.call_back(self)
+        self._complete()
 
     def _outcome_now(self) -> Outcome:
         # Rebuilt at most once in each thread that asks at the same moment; one assignment keeps it.
@@ -195,29 +216,7 @@ class AsyncResult(_Job, Generic[T]):
             InitializerFailed: The pool's initializer fails in its workers.
             TaskCancelled: The pool was terminated before the task ended.
         """
-        if not self._is_set and not self._await(timeout, "waiting in get()"):
-            raise multiprocessing.TimeoutError
-        kind, value = self._outcome_now()
-        if kind == VALUE:
-            return cast(T, value)
-        try:
-            raise value
-        finally:
-            del value
-
-    def wait(self, timeout: float | None = None) -> None:  # type: ignore[override]  # as stock's
-        """Wait until the call has ended, at most ``timeout`` seconds."""
-        self._await(timeout, "waiting in wait()")
-
-    def successful(self) -> bool:
-        """Return whether the call ended without an exception.
-
-        Raises:
-            ValueError: It has not ended.
-        """
-        if not self._is_set:
-            raise ValueError(f"{self!r} not ready")
-        return self._outcome_now()[0] == VALUE
+        return cast(T, self._value_or_raise(timeout))
 
     @property
     def info(self) -> TaskInfo:
@@ -336,29 +335,7 @@ class MapResult(_Job, Generic[T]):
 
         Waits at most ``timeout`` seconds. Raises as ``AsyncResult.get`` does.
         """
-        if not self._is_set and not self._await(timeout, "waiting in get()"):
-            raise multiprocessing.TimeoutError
-        kind, value = self._outcome_now()
-        if kind == VALUE:
-            return cast("list[T]", value)
-        try:
-            raise value
-        finally:
-            del value
-
-    def wait(self, timeout: float | None = None) -> None:  # type: ignore[override]  # as stock's
-        """Wait until all items have ended, at most ``timeout`` seconds."""
-        self._await(timeout, "waiting in wait()")
-
-    def successful(self) -> bool:
-        """Return whether all items ended without an exception.
-
-        Raises:
-            ValueError: Some have not ended.
-        """
-        if not self._is_set:
-            raise ValueError(f"{self!r} not ready")
-        return self._outcome_now()[0] == VALUE
+        return cast("list[T]", self._value_or_raise(timeout))
 
     @property
     def info(self) -> TaskInfo:
