@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from glasspool.engines.local.callables import Known
     from glasspool.engines.local.engine import LocalEngine
+    from glasspool.options import Policy
 
 AHEAD_BYTES = 64 * 1024 * 1024
 """About so many bytes of pickled arguments of one job wait for their end at a time."""
@@ -49,8 +50,10 @@ class Feed:
         values: Iterator[Any],
         size: int,
         in_groups: bool,
+        policy: Policy | None = None,
     ) -> None:
         self._engine = engine
+        self._policy = policy
         self._job = job
         self._known = known
         self._mode = mode
@@ -133,6 +136,7 @@ class Feed:
             task = Task(
                 engine.next_id(), self._job, index, items, number, kind, b"", time.monotonic_ns()
             )
+            task.policy = self._policy
             self._note(index, task)
             self._hand_in()
             engine.submit_failed(task, error)
@@ -144,6 +148,7 @@ class Feed:
         task = Task(
             engine.next_id(), self._job, index, items, number, kind, body, time.monotonic_ns()
         )
+        task.policy = self._policy
         self._bytes += task.size + TASK_BYTES
         self._note(index, task)
         self._group.append(task)

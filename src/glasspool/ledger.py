@@ -18,7 +18,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from glasspool.options import Policy
 
 WAITING, SENT, ENDED = range(3)
 
@@ -44,6 +47,7 @@ class Task:
         seq: Its number among the tasks of the worker that holds it.
         holder: The ``Held`` of that worker, None while it waits and after its end.
         state: WAITING, SENT or ENDED.
+        policy: How long it may run and how often it may be tried anew; None: as long as it takes, once.
     """
 
     __slots__ = (
@@ -56,6 +60,7 @@ class Task:
         "job",
         "kind",
         "payload",
+        "policy",
         "seq",
         "size",
         "state",
@@ -86,6 +91,7 @@ class Task:
         self.seq: int = -1
         self.holder: Held | None = None
         self.state: int = WAITING
+        self.policy: Policy | None = None
 
 
 class Held:

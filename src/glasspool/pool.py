@@ -19,19 +19,22 @@ from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, TypeVarTuple, overload
 
-from glasspool import registry
+from glasspool import options, registry
 from glasspool.engines.local import payload, wire
 from glasspool.engines.local.engine import LocalEngine, Plan
 from glasspool.errors import EngineUnavailable, GlasspoolError
 from glasspool.feeding import CONTAINERS, Feed, feed_here, feed_imap
 from glasspool.ledger import Task
+from glasspool.options import Policy, RetryOn
 from glasspool.processors import usable_processors
 from glasspool.results import AsyncResult, IMapIterator, MapResult, wait_as_caller
 
 if TYPE_CHECKING:
     from types import TracebackType
+    from typing import Unpack
 
     from glasspool.engines.local.callables import Known
+    from glasspool.options import Limits
     from glasspool.snapshot import Snapshot, ThreadInfo
 
 T = TypeVar("T")
@@ -59,10 +62,23 @@ class Pool(multiprocessing.pool.Pool):
         context: A multiprocessing context; it decides on the start method.
         name: The pool's name, ``glasspool-1`` and so on by default. Two pools never share one.
         engine: Where workers live: ``"local"``.
+        timeout: How long a task may run, in seconds from its begin; each item of a map counts for
+            itself. It ends with ``TaskTimeout`` then, and its worker is freed or replaced.
+        timeout_grace: How long, in seconds, a task that was timed out or cancelled may resist each
+            step that ends its worker: the exception raised in it, then SIGTERM, then SIGKILL.
+        retries: How many more times a task may begin after its worker died.
+        retry_on: Exceptions of the task's own (a class or a tuple of them) that are retried, too.
+        start_timeout: How long a worker may take to start and to run the initializer, in seconds.
+        finalizer: Called without arguments in each worker, once, when it leaves in an orderly way.
+        max_memory: A worker whose resident memory is above so many bytes is replaced after its task.
+        max_memory_hard: A worker above so many bytes is stopped, and its task is lost.
+        stall_after: The pool warns, once per stall, when it has work and nothing has moved for so
+            many seconds. None: never.
 
     Raises:
-        ValueError: ``processes`` below 1, or ``maxtasksperchild`` no positive integer.
-        TypeError: The initializer cannot be called.
+        ValueError: ``processes`` below 1, ``maxtasksperchild`` no positive integer, or another
+            argument out of range.
+        TypeError: The initializer cannot be called, or an argument has the wrong type.
         EngineUnavailable: There is no such engine.
         OSError: The workers cannot be started.
 
@@ -80,10 +96,30 @@ class Pool(multiprocessing.pool.Pool):
         *,
         name: str | None = None,
         engine: str = "local",
+        timeout: float | None = None,
+        timeout_grace: float = options.TIMEOUT_GRACE_S,
+        retries: int = 0,
+        retry_on: RetryOn = (),
+        start_timeout: float | None = None,
+        finalizer: Callable[[], object] | None = None,
+        max_memory: int | None = None,
+        max_memory_hard: int | None = None,
+        stall_after: float | None = options.STALL_AFTER_S,
     ) -> None:
         self._state = "INIT"
         self._pid = os.getpid()
         size = self._size(processes)
+        told = options.pool_options(
+            timeout=timeout,
+            timeout_grace=timeout_grace,
+            retries=retries,
+            retry_on=retry_on,
+            start_timeout=start_timeout,
+            finalizer=finalizer,
+            max_memory=max_memory,
+            max_memory_hard=max_memory_hard,
+            stall_after=stall_after,
+        )
         _check_arguments(initializer, maxtasksperchild, engine)
         self._ctx = context if context is not None else multiprocessing.get_context()
         initargs = tuple(initargs)
@@ -99,7 +135,9 @@ class Pool(multiprocessing.pool.Pool):
             initializer=initializer,
             initargs=initargs,
             made_at=f"{where[0]}:{where[1]}",
+            options=told,
         )
+        self._policy = told.policy
         self._processes = size
         self._initializer = initializer
         self._initargs = initargs
@@ -127,22 +165,45 @@ class Pool(multiprocessing.pool.Pool):
     # Calls ----------------------------------------------------------------------------------------
 
     @overload  # type: ignore[override]  # narrower: a tuple must fit the function
-    def apply(self, func: Callable[[*Args], T], args: tuple[*Args]) -> T: ...
-    @overload
     def apply(
-        self, func: Callable[..., T], args: Unchecked = ..., *, kwds: Mapping[str, Any] = ...
+        self, func: Callable[[*Args], T], args: tuple[*Args], **limits: Unpack[Limits]
     ) -> T: ...
     @overload
-    def apply(self, func: Callable[..., T], args: Iterable[Any], kwds: Mapping[str, Any]) -> T: ...
     def apply(
-        self, func: Callable[..., T], args: Iterable[Any] = (), kwds: Mapping[str, Any] = {}
+        self,
+        func: Callable[..., T],
+        args: Unchecked = ...,
+        *,
+        kwds: Mapping[str, Any] = ...,
+        **limits: Unpack[Limits],
+    ) -> T: ...
+    @overload
+    def apply(
+        self,
+        func: Callable[..., T],
+        args: Iterable[Any],
+        kwds: Mapping[str, Any],
+        **limits: Unpack[Limits],
+    ) -> T: ...
+    def apply(
+        self,
+        func: Callable[..., T],
+        args: Iterable[Any] = (),
+        kwds: Mapping[str, Any] = {},
+        *,
+        timeout: float | None = None,
+        retries: int | None = None,
+        retry_on: RetryOn | None = None,
     ) -> T:
         """Call ``func(*args, **kwds)`` in a worker, wait for it, and return its value.
+
+        ``timeout``, ``retries`` and ``retry_on`` are as for the pool, for this call alone.
 
         Raises:
             Exception: What ``func`` raised; also as ``AsyncResult.get`` does.
         """
-        result, task = self._prepare(func, args, kwds, None, None)
+        policy = self._policy_for(timeout, retries, retry_on)
+        result, task = self._prepare(func, args, kwds, None, None, policy)
         if task is not None and not self._engine.collector.lender.call(task):
             self._engine.submit(task)
         return result.get()
@@ -155,6 +216,7 @@ class Pool(multiprocessing.pool.Pool):
         *,
         callback: Callable[[T], object] | None = ...,
         error_callback: Callable[[BaseException], object] | None = ...,
+        **limits: Unpack[Limits],
     ) -> AsyncResult[T]: ...
     @overload
     def apply_async(
@@ -165,6 +227,7 @@ class Pool(multiprocessing.pool.Pool):
         kwds: Mapping[str, Any] = ...,
         callback: Callable[[T], object] | None = ...,
         error_callback: Callable[[BaseException], object] | None = ...,
+        **limits: Unpack[Limits],
     ) -> AsyncResult[T]: ...
     @overload
     def apply_async(
@@ -174,6 +237,7 @@ class Pool(multiprocessing.pool.Pool):
         kwds: Mapping[str, Any],
         callback: Callable[[T], object] | None = ...,
         error_callback: Callable[[BaseException], object] | None = ...,
+        **limits: Unpack[Limits],
     ) -> AsyncResult[T]: ...
     def apply_async(
         self,
@@ -182,16 +246,22 @@ class Pool(multiprocessing.pool.Pool):
         kwds: Mapping[str, Any] = {},
         callback: Callable[[T], object] | None = None,
         error_callback: Callable[[BaseException], object] | None = None,
+        *,
+        timeout: float | None = None,
+        retries: int | None = None,
+        retry_on: RetryOn | None = None,
     ) -> AsyncResult[T]:
         """Have ``func(*args, **kwds)`` called in a worker; return at once.
 
         The arguments are pickled before this returns; if they cannot be, ``get`` raises the error.
         The callbacks run on the pool's callback thread, in the order in which tasks end.
+        ``timeout``, ``retries`` and ``retry_on`` are as for the pool, for this call alone.
 
         Raises:
-            ValueError: The pool is not running.
+            ValueError: The pool is not running, or a keyword is out of range.
         """
-        result, task = self._prepare(func, args, kwds, callback, error_callback)
+        policy = self._policy_for(timeout, retries, retry_on)
+        result, task = self._prepare(func, args, kwds, callback, error_callback, policy)
         if task is not None:
             self._engine.submit(task)
         return result
@@ -203,6 +273,7 @@ class Pool(multiprocessing.pool.Pool):
         kwds: Mapping[str, Any],
         callback: Callable[[T], object] | None,
         error_callback: Callable[[BaseException], object] | None,
+        policy: Policy | None,
     ) -> tuple[AsyncResult[T], Task | None]:
         """Make the result and the task of an apply; no task if it has failed already."""
         self._check_running()
@@ -228,6 +299,7 @@ class Pool(multiprocessing.pool.Pool):
         except Exception as error:
             failure = error
         task = Task(engine.next_id(), result, 0, 1, number, kind, body, time.monotonic_ns())
+        task.policy = policy
         result._task = task
         if not number:
             result._function = payload.callable_name(func)
@@ -237,14 +309,25 @@ class Pool(multiprocessing.pool.Pool):
         return result, None
 
     def map(
-        self, func: Callable[[Item], T], iterable: Iterable[Item], chunksize: int | None = None
+        self,
+        func: Callable[[Item], T],
+        iterable: Iterable[Item],
+        chunksize: int | None = None,
+        *,
+        timeout: float | None = None,
+        retries: int | None = None,
+        retry_on: RetryOn | None = None,
     ) -> list[T]:
         """Call ``func`` for each item in the workers, wait, and return the values in order.
+
+        ``timeout`` (of each item), ``retries`` and ``retry_on`` are as for the pool. With a timeout
+        each item travels as a task of its own, whatever the chunk size.
 
         Raises:
             Exception: What ``func`` raised for the first item that failed.
         """
-        return self._map(func, iterable, False, chunksize, sync=True).get()
+        policy = self._policy_for(timeout, retries, retry_on)
+        return self._map(func, iterable, False, chunksize, policy, sync=True).get()
 
     def map_async(  # type: ignore[override]
         self,
@@ -253,18 +336,28 @@ class Pool(multiprocessing.pool.Pool):
         chunksize: int | None = None,
         callback: Callable[[list[T]], object] | None = None,
         error_callback: Callable[[BaseException], object] | None = None,
+        *,
+        timeout: float | None = None,
+        retries: int | None = None,
+        retry_on: RetryOn | None = None,
     ) -> MapResult[T]:
-        """Have ``func`` called for each item; return at once."""
-        return self._map(func, iterable, False, chunksize, callback, error_callback)
+        """Have ``func`` called for each item; return at once. Keywords as for ``map``."""
+        policy = self._policy_for(timeout, retries, retry_on)
+        return self._map(func, iterable, False, chunksize, policy, callback, error_callback)
 
     def starmap(
         self,
         func: Callable[..., T],
         iterable: Iterable[Iterable[Any]],
         chunksize: int | None = None,
+        *,
+        timeout: float | None = None,
+        retries: int | None = None,
+        retry_on: RetryOn | None = None,
     ) -> list[T]:
         """Like ``map``, for items that are each unpacked into arguments."""
-        return self._map(func, iterable, True, chunksize, sync=True).get()
+        policy = self._policy_for(timeout, retries, retry_on)
+        return self._map(func, iterable, True, chunksize, policy, sync=True).get()
 
     def starmap_async(  # type: ignore[override]
         self,
@@ -273,24 +366,46 @@ class Pool(multiprocessing.pool.Pool):
         chunksize: int | None = None,
         callback: Callable[[list[T]], object] | None = None,
         error_callback: Callable[[BaseException], object] | None = None,
+        *,
+        timeout: float | None = None,
+        retries: int | None = None,
+        retry_on: RetryOn | None = None,
     ) -> MapResult[T]:
         """Like ``map_async``, for items that are each unpacked into arguments."""
-        return self._map(func, iterable, True, chunksize, callback, error_callback)
+        policy = self._policy_for(timeout, retries, retry_on)
+        return self._map(func, iterable, True, chunksize, policy, callback, error_callback)
 
     def imap(  # type: ignore[override]
-        self, func: Callable[[Item], T], iterable: Iterable[Item], chunksize: int = 1
+        self,
+        func: Callable[[Item], T],
+        iterable: Iterable[Item],
+        chunksize: int = 1,
+        *,
+        timeout: float | None = None,
+        retries: int | None = None,
+        retry_on: RetryOn | None = None,
     ) -> IMapIterator[T]:
         """Return an iterator over the values, in the order of the items.
 
         The iterable runs on a thread of the pool (role ``iterable``), ahead of the reader.
+        ``timeout`` (of each item), ``retries`` and ``retry_on`` are as for ``map``.
         """
-        return self._imap(func, iterable, chunksize, ordered=True)
+        policy = self._policy_for(timeout, retries, retry_on)
+        return self._imap(func, iterable, chunksize, policy, ordered=True)
 
     def imap_unordered(  # type: ignore[override]
-        self, func: Callable[[Item], T], iterable: Iterable[Item], chunksize: int = 1
+        self,
+        func: Callable[[Item], T],
+        iterable: Iterable[Item],
+        chunksize: int = 1,
+        *,
+        timeout: float | None = None,
+        retries: int | None = None,
+        retry_on: RetryOn | None = None,
     ) -> IMapIterator[T]:
         """Return an iterator over the values, in the order in which they arrive."""
-        return self._imap(func, iterable, chunksize, ordered=False)
+        policy = self._policy_for(timeout, retries, retry_on)
+        return self._imap(func, iterable, chunksize, policy, ordered=False)
 
     def _map(
         self,
@@ -298,6 +413,7 @@ class Pool(multiprocessing.pool.Pool):
         iterable: Iterable[Any],
         star: bool,
         chunksize: int | None,
+        policy: Policy | None,
         callback: Callable[[list[T]], object] | None = None,
         error_callback: Callable[[BaseException], object] | None = None,
         sync: bool = False,
@@ -308,6 +424,8 @@ class Pool(multiprocessing.pool.Pool):
         if chunksize is None:
             chunksize = -(-length // (self._processes * 4)) or 1
         chunksize = _checked_chunksize(chunksize)
+        if policy is not None and policy.timeout_s is not None:
+            chunksize = 1  # each item for itself: the others keep their results
         engine = self._engine
         single = chunksize == 1 and not star
         values = iter(items)
@@ -321,14 +439,21 @@ class Pool(multiprocessing.pool.Pool):
         if known is None:
             return job
         in_groups = type(items) in CONTAINERS
-        feed_here(Feed(engine, job, known, mode, values, chunksize, in_groups), sync)
+        feed_here(Feed(engine, job, known, mode, values, chunksize, in_groups, policy), sync)
         return job
 
     def _imap(
-        self, func: Callable[[Any], T], iterable: Iterable[Any], chunksize: int, ordered: bool
+        self,
+        func: Callable[[Any], T],
+        iterable: Iterable[Any],
+        chunksize: int,
+        policy: Policy | None,
+        ordered: bool,
     ) -> IMapIterator[T]:
         self._check_running()
         chunksize = _checked_chunksize(chunksize)
+        if policy is not None and policy.timeout_s is not None:
+            chunksize = 1
         engine = self._engine
         values = iter(iterable)
         job: IMapIterator[T] = IMapIterator(self, engine, ordered, chunked=chunksize > 1)
@@ -337,8 +462,15 @@ class Pool(multiprocessing.pool.Pool):
             return job
         mode = wire.SINGLE if chunksize == 1 else wire.CHUNK
         in_groups = type(iterable) in CONTAINERS
-        feed_imap(Feed(engine, job, known, mode, values, chunksize, in_groups))
+        feed_imap(Feed(engine, job, known, mode, values, chunksize, in_groups, policy))
         return job
+
+    def _policy_for(
+        self, timeout: float | None, retries: int | None, retry_on: RetryOn | None
+    ) -> Policy | None:
+        """Return what a call allows its tasks; None if that is nothing special."""
+        policy = options.policy(self._policy, timeout, retries, retry_on)
+        return None if policy.is_default else policy
 
     def _know(
         self, func: Callable[..., Any], job: MapResult[Any] | IMapIterator[Any]

@@ -37,6 +37,7 @@ from glasspool.engines.local.workers import Worker, WorkerHandler, new_thread
 from glasspool.errors import GlasspoolError, InitializerFailed, TaskCancelled
 from glasspool.latch import Latch
 from glasspool.ledger import Task
+from glasspool.options import PoolOptions
 
 if TYPE_CHECKING:
     from glasspool.snapshot import DeathCertificate
@@ -60,6 +61,7 @@ class Plan(NamedTuple):
     initializer: Callable[..., object] | None
     initargs: tuple[Any, ...]
     made_at: str
+    options: PoolOptions = PoolOptions()
 
 
 class Grave(NamedTuple):
@@ -85,6 +87,7 @@ class LocalEngine:
         self.size: int = plan.size
         self.maxtasksperchild: int | None = plan.maxtasksperchild
         self.made_at: str = plan.made_at
+        self.options: PoolOptions = plan.options
         self.start_method: str = str(plan.context.get_start_method())
         self.initializer: str | None = (
             None if plan.initializer is None else callable_name(plan.initializer)
