@@ -1,4 +1,5 @@
-"""What all tests share: the guard against hangs, the check for leaks, the start methods."""
+"""What all tests share: the guard against hangs, the checks for leaks and of the ledger, the start
+methods, pools and gates."""
 
 from __future__ import annotations
 
@@ -14,8 +15,11 @@ from pathlib import Path
 
 import pytest
 
+from gates import Gate
+from glasspool import registry
 from hang_guard import HangGuard
 from leaks import nothing_left
+from pools import LedgerWatch, MakePool, maker
 
 START_METHODS = ("fork", "spawn", "forkserver")
 
@@ -88,6 +92,21 @@ def leak_check(request: pytest.FixtureRequest) -> Iterator[None]:
         check.__exit__(None, None, None)
 
 
+@pytest.fixture(autouse=True)
+def ledger_check(
+    request: pytest.FixtureRequest, leak_check: None, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[None]:
+    """Check the ledger of every pool that a test with real processes made or used."""
+    if request.path.parent.name not in _CHECKED_FOLDERS:
+        yield
+        return
+    watch = LedgerWatch()
+    monkeypatch.setattr(registry, "add", watch.add)
+    yield
+    if not request.node.stash.get(_FAILED, False):
+        watch.check()
+
+
 @pytest.fixture(scope="session", params=START_METHODS)
 def start_method(request: pytest.FixtureRequest) -> str:
     """Run the test with each start method in turn."""
@@ -99,3 +118,31 @@ def start_method(request: pytest.FixtureRequest) -> str:
 def ctx(start_method: str) -> BaseContext:
     """Return the ``multiprocessing`` context of the start method."""
     return multiprocessing.get_context(start_method)
+
+
+@pytest.fixture
+def make(ctx: BaseContext, ledger_check: None) -> Iterator[MakePool]:
+    """Return a callable that makes pools with each start method, and ends them with the test."""
+    yield from maker(ctx)
+
+
+@pytest.fixture
+def make_forked(ledger_check: None) -> Iterator[MakePool]:
+    """Return a callable that makes pools under fork, where that is enough."""
+    yield from maker(multiprocessing.get_context("fork"))
+
+
+@pytest.fixture
+def gate(ctx: BaseContext, leak_check: None) -> Iterator[Gate]:
+    """Return a gate for each start method."""
+    made = Gate(ctx)
+    yield made
+    made.drop()
+
+
+@pytest.fixture
+def forked_gate(leak_check: None) -> Iterator[Gate]:
+    """Return a gate for pools under fork."""
+    made = Gate(multiprocessing.get_context("fork"))
+    yield made
+    made.drop()

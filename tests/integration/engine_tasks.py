@@ -8,31 +8,29 @@ import sys
 import threading
 import time
 import warnings
-from multiprocessing.synchronize import Event, Semaphore
+from multiprocessing.synchronize import Semaphore
 from pathlib import Path
 from typing import Any
 
 import glasspool
 
-_gates: dict[str, Any] = {}
+# For the programs that some tests start: pytest itself knows the folder.
+sys.path.append(str(Path(__file__).parents[1]))
+
+import gates
 
 
-def share(**gates: Any) -> None:
+def share(**values: Any) -> None:
     """Keep what the parent shares (an initializer)."""
-    _gates.update(gates)
-
-
-def keep(names: tuple[str, ...], *values: Any) -> None:
-    """Keep what the parent shares (an initializer), by name."""
-    _gates.update(zip(names, values, strict=True))
+    gates.shared.update(values)
 
 
 def wait_for(name: str, value: Any = None) -> Any:
     """Tell that this runs, wait for a gate of the parent, and return the value."""
-    started: Semaphore | None = _gates.get("started")
+    started: Semaphore | None = gates.shared.get("started")
     if started is not None:
         started.release()
-    gate: Event = _gates[name]
+    gate: gates.Turnstile = gates.shared[name]
     if not gate.wait(60):
         raise RuntimeError("the gate was never opened")
     return value

@@ -27,12 +27,13 @@ import psutil
 import pytest
 
 import glasspool
+from gates import Gate
 from glasspool.processors import usable_processors
 from leaks import take
+from pools import MakePool, wait_until
 
 LIMIT_S = 30.0
 HERE = Path(__file__).parent
-MakePool = Callable[..., "glasspool.Pool"]
 
 fork_beside_threads = pytest.mark.filterwarnings(
     "ignore:.*multi-threaded, use of fork.*:DeprecationWarning"
@@ -40,87 +41,10 @@ fork_beside_threads = pytest.mark.filterwarnings(
 """For a test in which the user forks while a pool lives."""
 
 
-@pytest.fixture
-def make(ctx: BaseContext, leak_check: None) -> Iterator[MakePool]:
-    """Return a callable that makes pools with each start method, and ends them with the test."""
-    yield from _maker(ctx)
-
-
-@pytest.fixture
-def make_forked(leak_check: None) -> Iterator[MakePool]:
-    """Return a callable that makes pools under fork, where that is enough."""
-    yield from _maker(multiprocessing.get_context("fork"))
-
-
-def _maker(ctx: BaseContext) -> Iterator[MakePool]:
-    made: list[glasspool.Pool] = []
-
-    def make_one(*args: Any, **kwds: Any) -> glasspool.Pool:
-        pool = glasspool.Pool(*args, context=ctx, **kwds)
-        made.append(pool)
-        return pool
-
-    yield make_one
-    while made:
-        pool = made.pop()
-        pool.terminate()
-        assert pool._engine.done.wait(LIMIT_S), f"{pool.name} does not end"
-        pool.join()
-
-
-class Gate:
-    """What tasks wait for, and how one knows that they do."""
-
-    def __init__(self, ctx: BaseContext) -> None:
-        self.event = ctx.Event()
-        self.started = ctx.Semaphore(0)
-        self.arguments = {
-            "initializer": tasks.keep,
-            "initargs": (("gate", "started"), self.event, self.started),
-        }
-
-    def open(self) -> None:
-        """Let all tasks go on."""
-        self.event.set()
-
-    def drop(self) -> None:
-        """Give the semaphores back: pytest itself keeps the gate for a while."""
-        vars(self).clear()
-
-    def wait_for_tasks(self, count: int = 1) -> None:
-        """Wait until so many more tasks are at the gate."""
-        for _ in range(count):
-            assert self.started.acquire(timeout=LIMIT_S), "the task did not begin"
-
-
-@pytest.fixture
-def gate(ctx: BaseContext, leak_check: None) -> Iterator[Gate]:
-    """Return a gate for each start method."""
-    made = Gate(ctx)
-    yield made
-    made.drop()
-
-
-@pytest.fixture
-def forked_gate(leak_check: None) -> Iterator[Gate]:
-    """Return a gate for pools under fork."""
-    made = Gate(multiprocessing.get_context("fork"))
-    yield made
-    made.drop()
-
-
 def comm(native_id: int, pid: int | None = None) -> str:
     """Return the operating system's name of a thread."""
     path = f"/proc/{pid or os.getpid()}/task/{native_id}/comm"
     return Path(path).read_text().rstrip("\n")
-
-
-def wait_until(is_so: Callable[[], bool], what: str, limit_s: float = LIMIT_S) -> None:
-    """Look again and again at something that nobody announces, until it is so."""
-    deadline = time.monotonic() + limit_s
-    while not is_so():
-        assert time.monotonic() < deadline, f"not within {limit_s} s: {what}"
-        time.sleep(0.005)
 
 
 def own_threads(pool: glasspool.Pool) -> dict[str, threading.Thread]:

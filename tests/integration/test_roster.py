@@ -40,48 +40,6 @@ ROLES = frozenset(
 )
 
 
-class Gate:
-    """What tasks wait for, and how one knows that they run.
-
-    A turnstile and not an ``Event``, which hangs when a process that waited for it was killed.
-    """
-
-    def __init__(self, ctx: BaseContext) -> None:
-        self._turnstile = ctx.Semaphore(0)
-        self._started = ctx.Semaphore(0)
-
-    @property
-    def shared(self) -> tuple[Any, Any]:
-        return self._turnstile, self._started
-
-    def open(self) -> None:
-        self._turnstile.release()
-
-    def drop(self) -> None:
-        """Give the semaphores back: pytest itself keeps the gate for a while."""
-        vars(self).clear()
-
-    def wait_for_tasks(self, count: int = 1) -> None:
-        for _ in range(count):
-            assert self._started.acquire(timeout=LIMIT_S), "the task did not begin"
-
-
-@pytest.fixture
-def gate(ctx: BaseContext, leak_check: None) -> Iterator[Gate]:
-    """Return a gate for each start method."""
-    made = Gate(ctx)
-    yield made
-    made.drop()
-
-
-@pytest.fixture
-def forked_gate(leak_check: None) -> Iterator[Gate]:
-    """Return a gate for pools under fork."""
-    made = Gate(FORK)
-    yield made
-    made.drop()
-
-
 @pytest.fixture
 def no_reader(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the package find no py-spy: what is seen then is seen without the right to trace."""
