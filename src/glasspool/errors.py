@@ -20,7 +20,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from glasspool.snapshot import DeathCertificate
+    from glasspool.snapshot import DeathCertificate, Frame
 
     class MaybeEncodingError(Exception):
         """What ``multiprocessing.pool`` has under this name, and typeshed lacks."""
@@ -58,11 +58,23 @@ class TaskTimeout(GlasspoolError, TimeoutError):
 
     This is the builtin ``TimeoutError``, not ``multiprocessing.TimeoutError``: a loop that retries
     ``get(1)`` must not take the end of the task for the end of its own patience.
+
+    Attributes:
+        stack: Where the task was when its time was up, outermost call first; None if it could not be
+            learned. The error's note shows it.
     """
+
+    stack: tuple[Frame, ...] | None = None
 
 
 class TaskCancelled(GlasspoolError):
-    """The task was cancelled, or its pool was terminated, before the task ended."""
+    """The task was cancelled, or its pool was terminated, before the task ended.
+
+    Attributes:
+        stack: Where the task was if it was running, outermost call first; else None.
+    """
+
+    stack: tuple[Frame, ...] | None = None
 
 
 class TaskExit(GlasspoolError):

@@ -43,11 +43,12 @@ class Task:
         size: The length of the pickled arguments, in bytes.
         payload: The pickled arguments: bytes, or a ``payload.Parcel`` in shared memory.
         submitted_ns: ``time.monotonic_ns()`` of the submission.
-        attempts: How often it was begun by a worker that is known to have begun it.
+        attempts: How often it was begun and came to nothing: its worker died, or it is tried anew.
         seq: Its number among the tasks of the worker that holds it.
         holder: The ``Held`` of that worker, None while it waits and after its end.
         state: WAITING, SENT or ENDED.
         policy: How long it may run and how often it may be tried anew; None: as long as it takes, once.
+        retried_ns: When it was last let wait for a further attempt; 0: never.
     """
 
     __slots__ = (
@@ -61,6 +62,7 @@ class Task:
         "kind",
         "payload",
         "policy",
+        "retried_ns",
         "seq",
         "size",
         "state",
@@ -92,6 +94,7 @@ class Task:
         self.holder: Held | None = None
         self.state: int = WAITING
         self.policy: Policy | None = None
+        self.retried_ns: int = 0
 
 
 class Held:
@@ -205,8 +208,9 @@ class Ledger:
         self.holders.remove(held)
         return begun
 
-    def retry(self, held: Held, task: Task) -> None:
-        """Let a task that was lost with its worker wait again."""
+    def retry(self, held: Held, task: Task, now_ns: int) -> None:
+        """Let a task that had begun wait for its next attempt, first in line."""
+        task.retried_ns = now_ns
         self._return(held, task)
 
     def unended(self) -> Iterator[Task]:

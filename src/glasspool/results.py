@@ -93,6 +93,22 @@ class _Job(Latch):
         self._pool = None
         self.set()
 
+    def cancel(self) -> bool:
+        """End the call: what waits never begins, what runs is interrupted. Does not wait.
+
+        A running task gets an exception raised in it; if that does not end it, its worker is replaced.
+        Returns False if the call had ended before. After True, ``get`` raises ``TaskCancelled``, or
+        has the value of a task that ended in the same moment.
+        """
+        if self._is_set:
+            return False
+        self._ask_to_cancel()
+        return True
+
+    def _ask_to_cancel(self) -> None:
+        collector = self._engine.collector
+        collector.mailbox.put(lambda: collector.cancel_job(self))
+
     def _outcome_now(self) -> Outcome:
         raise NotImplementedError
 
@@ -205,6 +221,10 @@ class AsyncResult(_Job, Generic[T]):
         self._outcome = (RAISED, error)
         return self._outcome
 
+    def _ask_to_cancel(self) -> None:
+        collector = self._engine.collector
+        collector.mailbox.put(lambda: collector.cancel(self._task))
+
     def get(self, timeout: float | None = None) -> T:
         """Return the value, or raise what the task raised; wait for it at most ``timeout`` seconds.
 
@@ -214,7 +234,8 @@ class AsyncResult(_Job, Generic[T]):
             TaskExit: The task raised ``SystemExit``, ``KeyboardInterrupt`` or the like.
             SerializationError: The result could not be pickled or rebuilt.
             InitializerFailed: The pool's initializer fails in its workers.
-            TaskCancelled: The pool was terminated before the task ended.
+            TaskTimeout: The task ran longer than its ``timeout``.
+            TaskCancelled: It was cancelled, or the pool was terminated before it ended.
         """
         return cast(T, self._value_or_raise(timeout))
 
@@ -458,6 +479,22 @@ class IMapIterator(Generic[T]):
 
     # The user's -----------------------------------------------------------------------------------
 
+    def cancel(self) -> bool:
+        """End the call: what waits never begins, what runs is interrupted. Does not wait.
+
+        Values that have arrived can still be read; then ``TaskCancelled`` is raised. Returns False if
+        all tasks had ended before.
+        """
+        if self._pool is None:
+            return False
+        collector = self._engine.collector
+        collector.mailbox.put(lambda: collector.cancel_job(self))
+        return True
+
+    def label(self) -> str:
+        """Return a word for the job, for views."""
+        return f"job {self._id}"
+
     def __iter__(self) -> Iterator[T]:
         return self
 
@@ -567,7 +604,7 @@ def job_info(
     ended = [info.ended_at for info in infos if info.ended_at is not None]
     state = "running" if begun else "waiting"
     if ready:
-        state = "done" if failure is None else "failed"
+        state = "done" if failure is None else _origin(*failure, None, 0, 0)[4]
     first = infos[0] if infos else None
     return TaskInfo(
         id=None,

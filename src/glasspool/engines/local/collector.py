@@ -22,12 +22,15 @@ from glasspool import batching
 from glasspool.engines.local import channel, kernel, wire
 from glasspool.engines.local import scoreboard as sb
 from glasspool.engines.local.direct import Lender
+from glasspool.engines.local.interrupts import Interrupts
 from glasspool.engines.local.mailbox import Mailbox
-from glasspool.engines.local.outcome import RAISED, Segment
+from glasspool.engines.local.outcome import RAISED, Segment, raised_classes
 from glasspool.engines.local.payload import Parcel
+from glasspool.engines.local.timers import Timers
+from glasspool.engines.local.worker import class_name
 from glasspool.engines.local.workers import Worker, report_thread_error
-from glasspool.errors import GlasspoolError, TaskCancelled, WorkerDied
-from glasspool.ledger import CANCELLED, DONE, FAILED, LOST, Held, Ledger, Task
+from glasspool.errors import GlasspoolError, TaskCancelled, TaskExit, WorkerDied
+from glasspool.ledger import CANCELLED, DONE, ENDED, FAILED, LOST, WAITING, Held, Ledger, Task
 
 if TYPE_CHECKING:
     from glasspool.engines.local.engine import LocalEngine
@@ -62,6 +65,8 @@ class Collector:
         # Workers that hold something but have room, in order.
         self._hungry: dict[Worker, None] = {}
         self._look_at: float | None = None
+        self.timers: Timers = Timers()
+        self._interrupts = Interrupts(self, engine)
         self.closing: bool = False
         self.stopped: bool = False
         self._ended = False
@@ -90,11 +95,7 @@ class Collector:
                 self._hand_out()
             if self.closing and not self.stopped and self._is_finished():
                 self._stop_workers(hard=False)
-            timeout: float | None = None
-            if mailbox.fall_asleep():
-                timeout = 0
-            elif self._look_at is not None:
-                timeout = max(0.0, self._look_at - time.monotonic())
+            timeout = 0 if mailbox.fall_asleep() else self._time_to_wait()
             rung = False
             for fd, event in poll.poll(timeout):
                 if fd == mailbox.fd:
@@ -104,6 +105,14 @@ class Collector:
             mailbox.wake_up(rung)
             if self._look_at is not None and time.monotonic() >= self._look_at:
                 self._look()
+            self.timers.run_due()
+
+    def _time_to_wait(self) -> float | None:
+        left = self.timers.next_s()
+        if self._look_at is not None:
+            look = max(0.0, self._look_at - time.monotonic())
+            return look if left is None else min(look, left)
+        return left
 
     def _crash(self, error: Exception) -> None:
         """End everything with an error after a fault of our own; at the second one, just leave."""
@@ -158,9 +167,9 @@ class Collector:
     def _submit(self, task: Task) -> None:
         self.ledger.submit(task)
         if self.stopped:
-            self._settle_here(task, TaskCancelled("the pool was terminated"), CANCELLED)
+            self.settle_here(task, TaskCancelled("the pool was terminated"), CANCELLED)
         elif self.failure is not None:
-            self._settle_here(task, self.failure, FAILED)
+            self.settle_here(task, self.failure, FAILED)
 
     def _attend(self, fd: int, event: int) -> None:
         worker = self.workers.get(fd)
@@ -215,7 +224,7 @@ class Collector:
         """
         ledger = self.ledger
         first = ledger.next_waiting()
-        if first is None:
+        if first is None or worker.interrupt is not None:
             return
         was_idle = not held.tasks
         pace = self.pace.get(first.call)
@@ -229,6 +238,7 @@ class Collector:
         sent: list[Task] = []
         fd: int | None = None
         size = 0
+        timed = False
         parts += [
             wire.REQUEST.pack(wire.FORGET, 0, number, 0, 0, 0)
             for number in worker.forget[:FORGET_AT_ONCE]
@@ -257,8 +267,12 @@ class Collector:
                 break
             ledger.send(held)
             sent.append(task)
+            kind = wire.TASK
+            if task.policy is not None:
+                timed = True
+                kind |= min(task.attempts, wire.MOST_ATTEMPTS) << 8
             parts.append(
-                wire.REQUEST.pack(wire.TASK, task.kind, task.call, task.id, task.seq, len(body))
+                wire.REQUEST.pack(kind, task.kind, task.call, task.id, task.seq, len(body))
             )
             parts.append(body)
         if not sent:
@@ -272,6 +286,8 @@ class Collector:
             worker.quota -= len(sent)
         if was_idle:
             worker.heard_ns = time.monotonic_ns()
+        if timed:
+            self._interrupts.watch(worker, held)
         if worker.quota == 0:
             self._retire(worker)
         elif pace is not None and batching.room(pace, len(held)) > 0:
@@ -322,6 +338,7 @@ class Collector:
             and worker.answered == held.next_seq
             and worker.ready
             and not (worker.choked or worker.stopping or worker.dead or worker.ping)
+            and worker.interrupt is None
         )
 
     # Taking in ------------------------------------------------------------------------------------
@@ -383,9 +400,13 @@ class Collector:
             if kind >= wire.SKIPPED:
                 self.hear_word(worker, kind, task_id, body, begun, ended)
                 continue
-            task = end_of(held, task_id, how_of(kind, FAILED))
             if kind in wire.SEGMENTS:
                 body = Segment(body, fds.pop(0))
+            if not by_message and self._is_past(held, task_id, begun):
+                continue
+            if kind > wire.OK_SEGMENT and self._try_anew(worker, task_id, kind, body):
+                continue
+            task = end_of(held, task_id, how_of(kind, FAILED))
             if task is None:
                 continue  # known already: the outbox was read before the message came
             settled += 1
@@ -393,9 +414,48 @@ class Collector:
             last_ns, call = ended, task.call
             task.payload = None
             task.job.settle(task, kind, body, worker, begun, ended)
+        if worker.interrupt is not None and worker.answered > worker.interrupt.seq:
+            self._interrupts.answered(worker)
         if settled:
             measured = (last_ns - first_ns) / settled
             self.pace[call] = batching.new_pace(self.pace.get(call), measured)
+
+    def _is_past(self, held: Held, task_id: int, begun: int) -> bool:
+        """Tell whether what still lies in an outbox is of an earlier attempt of a task."""
+        task = held.tasks.get(task_id)
+        return task is not None and begun < task.retried_ns
+
+    def _try_anew(self, worker: Worker, task_id: int, kind: int, body: Any) -> bool:
+        """Let a task that raised wait for its next attempt, if it may have one."""
+        task = worker.held.tasks.get(task_id) if worker.held is not None else None
+        if task is None or task.policy is None or not task.policy.retry_on:
+            return False
+        if kind == wire.UNSENDABLE or task.attempts >= task.policy.retries or self._gives_up:
+            return False
+        raised = raised_classes(body)
+        named = task.policy.retry_on
+        is_exit = kind in (wire.EXIT, wire.EXIT_SEGMENT) and TaskExit in named
+        if not is_exit and not any(class_name(cls) in raised for cls in named):
+            return False
+        task.attempts += 1
+        self.retry(worker, task)
+        return True
+
+    @property
+    def _gives_up(self) -> bool:
+        return self.stopped or self.failure is not None
+
+    def may_retry(self, task: Task, error: type[BaseException]) -> bool:
+        """Tell whether a task whose last attempt is counted may have another one."""
+        policy = task.policy
+        if policy is None or task.attempts > policy.retries or self._gives_up:
+            return False
+        return issubclass(error, (WorkerDied, *policy.retry_on))
+
+    def retry(self, worker: Worker, task: Task) -> None:
+        """Let a task that had begun wait for its next attempt."""
+        if worker.held is not None:
+            self.ledger.retry(worker.held, task, time.monotonic_ns())
 
     def hear_word(
         self, worker: Worker, kind: int, task_id: int, body: bytes, begun: int, ended: int
@@ -422,7 +482,9 @@ class Collector:
             worker.answered = begun  # it answers a PING that followed this many tasks
             left = held.tasks.get(task_id)
             if left is not None:  # never sent, or its result was on its way to a caller who left
-                self._settle_here(left, TaskCancelled("the call was interrupted"), CANCELLED)
+                self.settle_here(left, TaskCancelled("the call was interrupted"), CANCELLED)
+        elif kind == wire.INTERRUPTED:
+            self._interrupts.told(worker, begun, body)
         elif kind == wire.STACKS:
             for take in worker.stack_takers.copy():
                 take(marshal.loads(body))
@@ -430,9 +492,9 @@ class Collector:
     def refuse(self, task: Task, error: BaseException) -> None:
         """Take a task in that could not be pickled, and end it (an item)."""
         self.ledger.submit(task)
-        self._settle_here(task, error, FAILED)
+        self.settle_here(task, error, FAILED)
 
-    def _settle_here(
+    def settle_here(
         self, task: Task, error: BaseException, how: str, worker: Worker | None = None
     ) -> None:
         """End a task by a decision of the parent."""
@@ -536,7 +598,10 @@ class Collector:
         self._hungry.pop(worker, None)
         for task in begun:
             certificate = self._engine.certify(worker, task)
-            self._settle_here(task, WorkerDied(certificate), LOST, worker)
+            if self.may_retry(task, WorkerDied):
+                self.retry(worker, task)
+            else:
+                self.settle_here(task, WorkerDied(certificate), LOST, worker)
         worker.end.close()
         self._engine.buried(worker, certified=bool(begun))
 
@@ -563,7 +628,7 @@ class Collector:
             return
         self.ledger.adopt(worker.held, task)
         if self.stopped:
-            self._settle_here(task, TaskCancelled("the pool was terminated"), CANCELLED)
+            self.settle_here(task, TaskCancelled("the pool was terminated"), CANCELLED)
         if worker.dead:
             self.bury(worker)
         else:
@@ -617,7 +682,7 @@ class Collector:
             if not message:
                 break
             self._take(worker, message, fds)
-        self._take(worker, self._engine.boxes.read(worker.record), [])
+        self._take(worker, self._engine.boxes.read(worker.record), [], by_message=False)
 
     def _retire(self, worker: Worker) -> None:
         """Let a worker go that has had its number of tasks, and ask for the next one already."""
@@ -642,6 +707,43 @@ class Collector:
             worker.stop_is_watched = True
             self._engine.stop_worker(worker, hard=False)
 
+    def condemn(self, worker: Worker) -> None:
+        """Give a worker up that does not let go of its task: its other tasks and its slot go on."""
+        self._hungry.pop(worker, None)
+        if worker.held is not None:
+            self._take_back(worker, worker.held)
+        if not worker.stopping:
+            worker.stopping = True
+            self._engine.retired(worker)
+        worker.end_reason = "was stopped by the pool, because its task resisted"
+        worker.stop_is_watched = True  # it has a ladder of its own
+        self._post_stop(worker)
+
+    def cancel(self, task: Task) -> None:
+        """End a task that waits, and interrupt one that runs (an item)."""
+        worker = self._holder(task)
+        if worker is not None and worker.held is not None:
+            self._take_back(worker, worker.held)
+        if task.state == WAITING:
+            what = f"task {task.id} ({task.job.function_name(task)})"
+            error = TaskCancelled(f"{what} was cancelled before it began.")
+            self.settle_here(task, error, CANCELLED)
+        elif worker is not None and task.state != ENDED:
+            self._interrupts.begin(worker, task, is_timeout=False)
+
+    def cancel_job(self, job: Any) -> None:
+        """End all tasks of a job, those that run too, and make no more of them (an item)."""
+        job.abort(TaskCancelled(f"{job.label()} was cancelled."))
+        for task in list(self.ledger.unended()):
+            if task.job is job:
+                self.cancel(task)
+
+    def _holder(self, task: Task) -> Worker | None:
+        held = task.holder
+        if held is None:
+            return None
+        return next((worker for worker in self.workers.values() if worker.held is held), None)
+
     # The end of the pool ----------------------------------------------------------------------------
 
     def close(self) -> None:
@@ -665,7 +767,7 @@ class Collector:
         for job in list(self.feeds.values()):
             job.abort(error)
         for task in list(self.ledger.unended()):
-            self._settle_here(task, error, how)
+            self.settle_here(task, error, how)
 
     def _stop_workers(self, hard: bool) -> None:
         self.stopped = True

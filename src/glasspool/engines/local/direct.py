@@ -63,6 +63,9 @@ class Lender:
         Blocks until the task has ended (or the collector has adopted it).
         """
         collector = self._collector
+        policy = task.policy
+        if policy is not None and (policy.timeout_s is not None or policy.retry_on):
+            return False  # the collector watches the time, and looks at errors
         if not self.idle or not self._lends or collector.ledger.waiting or collector.mailbox.items:
             return False
         lease = Lease()

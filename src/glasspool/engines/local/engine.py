@@ -370,6 +370,10 @@ class LocalEngine:
         """See to the end of a worker (collector)."""
         self.handler.mailbox.put(lambda: self.handler.stop(worker, hard))
 
+    def kill_later(self, worker: Worker, delay_s: float, number: int) -> None:
+        """Send a signal to a worker after a grace, if it still lives then (collector)."""
+        self.handler.mailbox.put(lambda: self.handler.kill_later(worker, delay_s, number))
+
     def worker_ready(self, worker: Worker) -> None:
         """A worker has run the initializer (collector)."""
         self._failures = 0

@@ -73,5 +73,14 @@ def name_process(pid: int, name: str) -> None:
 
 def stacks_signal() -> int | None:
     """Return the signal that asks a worker for its stacks; None where there is no such signal."""
+    return _real_time_signal(7)
+
+
+def interrupt_signal() -> int | None:
+    """Return the signal that has a worker raise in its task; None where there is no such signal."""
+    return _real_time_signal(8)
+
+
+def _real_time_signal(number: int) -> int | None:
     first = getattr(signal, "SIGRTMIN", None)
-    return None if first is None else int(first) + 7
+    return None if first is None else int(first) + number

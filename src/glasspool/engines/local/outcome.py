@@ -65,6 +65,13 @@ def error_of(body: bytes) -> BaseException:
     return _exception(wire.ERROR, body)
 
 
+def raised_classes(body: bytes | Segment) -> tuple[str, ...]:
+    """Return the names of an exception's class and of its bases; none if the task never ran."""
+    # Built-in types only: nothing of the user's is rebuilt here.
+    names = pickle.loads(body.raw() if isinstance(body, Segment) else body)[6]
+    return tuple(names)
+
+
 def text_of(body: bytes) -> str:
     """Return the worker's traceback of an exception that it packed."""
     return str(pickle.loads(body)[2])
@@ -72,7 +79,7 @@ def text_of(body: bytes) -> str:
 
 def _exception(kind: int, body: bytes | Segment) -> BaseException:
     packed = body.raw() if isinstance(body, Segment) else body
-    name, message, story, pickled, why, unloadable = pickle.loads(packed)
+    name, message, story, pickled, why, unloadable, _ = pickle.loads(packed)
     if unloadable:
         return SerializationError(
             f"{name}: {message}",

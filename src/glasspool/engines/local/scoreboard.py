@@ -56,7 +56,8 @@ E_ENDED, E_SEQ, E_RESULT = 3, 4, 5
 THREAD = struct.Struct("<3Q40s")
 RECORD_BYTES = RING_AT + RING * ENTRY.size
 
-# The words of a record. The worker writes them, but for W_SKIP_UNTIL, which is the parent's.
+# The words of a record. The worker writes them, but for W_SKIP_UNTIL and W_INTERRUPT (1 + the number of
+# the task that is to be interrupted), which are the parent's.
 (
     W_STATE,
     W_PID,
@@ -72,7 +73,8 @@ RECORD_BYTES = RING_AT + RING * ENTRY.size
     W_ITEM,
     W_SKIP_UNTIL,
     W_STARTTIME,
-) = range(14)
+    W_INTERRUPT,
+) = range(15)
 
 FREE, STARTING, INITIALIZING, READY, LEAVING = range(5)
 STATE_WORDS = ("free", "starting", "initializing", "ready", "leaving")

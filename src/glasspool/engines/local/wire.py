@@ -20,8 +20,10 @@ from typing import Final
 REQUEST: Final = struct.Struct("<HHIQQI")
 REPLY: Final = struct.Struct("<HHIQQQ")
 
-# Kinds of requests.
+# Kinds of requests. A TASK that was begun before has the number of those attempts in the upper byte.
 TASK: Final = 1
+KIND: Final = 0xFF
+MOST_ATTEMPTS: Final = 0xFF
 CALLABLE: Final = 2  # body: the pickled callable, to be known by its number
 FORGET: Final = 3  # the callable with this number is not needed any more
 PING: Final = 5  # answer with PONG, after all that came before
@@ -55,6 +57,7 @@ HELLO: Final = 100
 INITIALIZER_FAILED: Final = 101
 STACKS: Final = 102
 PONG: Final = 103
+INTERRUPTED: Final = 104  # begun_ns holds the number of the task at the worker
 
 MESSAGE_BYTES: Final = 192 * 1024
 """No message is longer: ``SOCK_SEQPACKET`` refuses more than about 212,000 bytes."""

@@ -134,6 +134,8 @@ class Worker:
         self._done = 0
         self._busy_ns = 0
         self._task: tuple[int, str] | None = None
+        self._attempt = 1
+        self._interruptible = -1  # the number of the task in which an exception may be raised
         self._threads: dict[int, threading.Thread] = {}
         self._set(sb.W_PID, self.pid)
         self._set(sb.W_SLOT, setup.slot)
@@ -155,7 +157,7 @@ class Worker:
             generation=self.setup.generation,
             pid=self.pid,
             task=task[0] if task else None,
-            attempt=1 if task else None,  # a task that has begun is never run again
+            attempt=self._attempt if task else None,
             function=task[1] if task else None,
         )
 
@@ -202,10 +204,10 @@ class Worker:
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(Exception):  # a user's stream may do anything
                 stream.flush()
-        number = kernel.stacks_signal()
-        if number is not None:
-            # From here on nobody could answer, and the default would change our exit code.
-            signal.signal(number, signal.SIG_IGN)
+        for number in (kernel.stacks_signal(), kernel.interrupt_signal()):
+            if number is not None:
+                # From here on nobody could answer, and the default would change our exit code.
+                signal.signal(number, signal.SIG_IGN)
 
     # Tasks --------------------------------------------------------------------------------------
 
@@ -221,6 +223,10 @@ class Worker:
             at += length
             if kind == wire.TASK:
                 self._run(flags, call, task, seq, body, fds)
+            elif kind & wire.KIND == wire.TASK:
+                self._attempt = (kind >> 8) + 1
+                self._run(flags, call, task, seq, body, fds)
+                self._attempt = 1
             elif kind == wire.CALLABLE:
                 self._callables[call] = _Callable(bytes(body), flags, fds)
             elif kind == wire.FORGET:
@@ -247,9 +253,15 @@ class Worker:
             self._skip(seq, task, entry, flags, fds)
             return
         try:
-            value, by_value = self._call(flags, call, task, body, fds)
-            ended = time.monotonic_ns()
-            kind, reply = _result_body(value, by_value)
+            # The interrupt's handler raises only where this says so; the inner block makes sure that
+            # whatever it raises comes out here, and never in the lines that handle an error.
+            try:
+                self._interruptible = seq
+                value, by_value = self._call(flags, call, task, body, fds)
+                ended = time.monotonic_ns()
+                kind, reply = _result_body(value, by_value)
+            finally:
+                self._interruptible = -1
         except BaseException as error:  # every way out of a task is told
             ended = time.monotonic_ns()
             kind = _error_kind(error)
@@ -336,9 +348,24 @@ class Worker:
 
     def answer_signals(self) -> None:
         """Let the parent ask for stacks."""
-        number = kernel.stacks_signal()
-        if number is not None:
-            signal.signal(number, self._tell_stacks)
+        for number, answer in (
+            (kernel.stacks_signal(), self._tell_stacks),
+            (kernel.interrupt_signal(), self._interrupt),
+        ):
+            if number is not None:
+                signal.signal(number, answer)
+
+    def _interrupt(self, number: int, frame: FrameType | None) -> None:
+        """Raise in the task that the parent wants to end, if it still runs; tell first where it was."""
+        seq = self._interruptible
+        if seq < 0 or self._words[self._base + sb.W_INTERRUPT] != seq + 1:
+            return  # it has ended meanwhile
+        self._interruptible = -1
+        with contextlib.suppress(OSError):  # the parent is gone: so shall we be
+            body = marshal.dumps(_task_frames(frame)[-200:])
+            head = wire.REPLY.pack(wire.INTERRUPTED, 0, len(body), 0, seq, 0)
+            channel.send(self._end, head + body)
+        raise Interrupted
 
     def _tell_stacks(self, number: int, frame: FrameType | None) -> None:
         # Runs between two bytecodes of whatever the main thread does: it may not raise.
@@ -422,6 +449,13 @@ class _Callable:
             os.close(self._fd)
 
 
+class Interrupted(BaseException):
+    """Raised in a task that ran out of time or was cancelled. Not to be caught: clean up and leave.
+
+    Not an ``Exception``, so that a task that retries on any error does not retry on this one.
+    """
+
+
 class _Unloadable(Exception):
     """The callable or its arguments could not be rebuilt; the cause says why."""
 
@@ -465,8 +499,15 @@ def _error_body(error: BaseException, by_value: bool, limit: int | None = None) 
             pickled, why = None, "it is too large"
     except Exception as failure:
         why = repr(failure)[:500]
+    names = () if unloadable else tuple(class_name(cls) for cls in type(error).__mro__)
     name = type(error).__qualname__
-    return payload.dump_plain((name, _text_of(error), story, pickled, why, unloadable))
+    return payload.dump_plain((name, _text_of(error), story, pickled, why, unloadable, names))
+
+
+def class_name(cls: type) -> str:
+    """Return the name by which a class is known in all processes of a pool."""
+    module = "__main__" if cls.__module__ == "__mp_main__" else cls.__module__
+    return f"{module}.{cls.__qualname__}"
 
 
 def _cut_middle(text: str, limit: int = 20_000) -> str:
@@ -513,6 +554,14 @@ def _frames(frame: FrameType | None) -> list[tuple[str, int, str]]:
         frame = frame.f_back
     stack.reverse()
     return stack
+
+
+def _task_frames(frame: FrameType | None) -> list[tuple[str, int, str]]:
+    """List a stack, outermost call first, without our own calls around the task."""
+    frames = _frames(frame)
+    while frames and frames[0][0] in _OWN_FILES:
+        del frames[0]
+    return frames
 
 
 def _let_fork_server_go() -> None:

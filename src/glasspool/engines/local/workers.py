@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import heapq
-import itertools
 import os
 import select
 import signal
@@ -37,10 +35,12 @@ from glasspool.engines.local.processes import (
     TemplateStarter,
     tokens,
 )
+from glasspool.engines.local.timers import Timers
 from glasspool.engines.local.worker import Setup
 
 if TYPE_CHECKING:
     from glasspool.engines.local.engine import LocalEngine
+    from glasspool.engines.local.interrupts import Interrupt
     from glasspool.ledger import Held, Task
 
 STOP_GRACE_S = 5.0
@@ -98,6 +98,9 @@ class Worker:
         self.stack_takers: list[Callable[[list[Any]], None]] = []
         self.buried = False
         self.init_failed = False
+        self.interrupt: Interrupt | None = None
+        self.look_at: float | None = None  # when one of its tasks may have used its time up
+        self.end_reason: str | None = None  # why the pool itself ended it
 
 
 class WorkerHandler:
@@ -115,8 +118,7 @@ class WorkerHandler:
         self._poll = select.poll()
         self._poll.register(self.mailbox.fd, select.POLLIN)
         self._server: socket.socket | None = None
-        self._due: list[tuple[float, int, Callable[[], None]]] = []
-        self._order = itertools.count()
+        self._timers = Timers()
         self._parked = False
         self._ended = False
         self._finishing = False
@@ -180,7 +182,7 @@ class WorkerHandler:
                     self._attend(fd)
         finally:
             self.mailbox.wake_up(rung)
-        self._run_due()
+        self._timers.run_due()
 
     def _give_up(self) -> None:
         for worker in self.workers.values():
@@ -207,16 +209,11 @@ class WorkerHandler:
             self._hear_template()
 
     def _next_due_ms(self) -> float | None:
-        if not self._due:
-            return None
-        return max(0.0, (self._due[0][0] - time.monotonic()) * 1000)
-
-    def _run_due(self) -> None:
-        while self._due and self._due[0][0] <= time.monotonic():
-            heapq.heappop(self._due)[2]()
+        left = self._timers.next_s()
+        return None if left is None else left * 1000
 
     def _later(self, delay_s: float, action: Callable[[], None]) -> None:
-        heapq.heappush(self._due, (time.monotonic() + delay_s, next(self._order), action))
+        self._timers.later(delay_s, action)
 
     def park(self) -> None:
         """Leave the loop at the next turn; the thread ends, nothing is lost (an item)."""
