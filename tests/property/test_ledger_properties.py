@@ -149,7 +149,7 @@ class LedgerMachine(RuleBasedStateMachine):
         ] == holding[started:]
         for task in begun:
             if retry:
-                self.ledger.retry(held, task)
+                self.ledger.retry(held, task, 1)
             else:
                 assert self.ledger.end_here(task, how)
                 self._ended(task, how)
