@@ -246,3 +246,13 @@ def sleep(seconds: float) -> int:
     """Sleep so long; return the pid."""
     time.sleep(seconds)
     return os.getpid()
+
+
+def fork_and_return(code: int | None) -> str:
+    """Fork, and return in both processes, or raise in the child."""
+    child = os.fork()
+    if child == 0 and code is not None:
+        raise SystemExit(code)
+    if child:
+        return f"{child} {os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])}"
+    return "nobody should have this"

@@ -332,6 +332,33 @@ def _is_alive(pid: int) -> bool:
     return False
 
 
+def test_a_stopped_worker_does_not_keep_tasks(make_forked: MakePool) -> None:
+    """What was sent to a worker that does not begin it is taken back for another one."""
+    pool = make_forked(2)
+    stopped = pool.apply(tasks.pid)
+    os.kill(stopped, signal.SIGSTOP)
+    try:
+        results = [pool.apply_async(tasks.square, (number,)) for number in range(10)]
+        assert [result.get(LIMIT_S) for result in results] == [n * n for n in range(10)]
+        assert [pool.apply(tasks.square, (n,)) for n in range(3)] == [0, 1, 4]
+    finally:
+        os.kill(stopped, signal.SIGCONT)
+    works(pool, 2)
+
+
+@pytest.mark.parametrize("code", [None, 3])
+def test_a_task_forks_and_comes_back_twice(make_forked: MakePool, code: int | None) -> None:
+    """The copy ends where the task does: only the original answers, and goes on."""
+    pool = make_forked(1)
+    worker = pool.apply(tasks.pid)
+    for _ in range(5):
+        child, exitcode = pool.apply(tasks.fork_and_return, (code,)).split()
+        assert int(child) != worker
+        assert int(exitcode) == (code or 0)
+    works(pool, 1)
+    assert pool.apply(tasks.pid) == worker
+
+
 # Values that do not travel ---------------------------------------------------------------------------
 
 

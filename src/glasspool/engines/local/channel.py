@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import array
 import os
+import select
 import socket
+import struct
 
 from glasspool.engines.local.wire import MESSAGE_BYTES
 
@@ -25,6 +27,13 @@ _ANCILLARY = socket.CMSG_SPACE(4 * _FD_BYTES)
 def pair() -> tuple[socket.socket, socket.socket]:
     """Make a channel; both ends are closed on exec."""
     return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+
+
+def limit_waiting(end: socket.socket, seconds: float) -> None:
+    """Let a receive on this end that would wait for longer raise ``BlockingIOError``."""
+    whole = int(seconds)
+    limit = struct.pack("ll", whole, int((seconds - whole) * 1e6))  # a timeval
+    end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
 
 
 def send(end: socket.socket, message: bytes | memoryview, fd: int | None = None) -> None:
@@ -74,7 +83,7 @@ class Receiver:
         """Receive one message and its descriptors; empty at the end of the stream.
 
         Raises:
-            BlockingIOError: With ``MSG_DONTWAIT``, when there is none.
+            BlockingIOError: With ``MSG_DONTWAIT``, when there is none; or not in the end's limit.
             OSError: The connection is broken.
         """
         try:
@@ -91,6 +100,13 @@ class Receiver:
             if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
                 fds.frombytes(content[: len(content) - len(content) % _FD_BYTES])
         return message, fds.tolist()
+
+
+def wait_to_read(end: socket.socket) -> None:
+    """Wait until there is a message, or the end of the stream."""
+    poll = select.poll()
+    poll.register(end, select.POLLIN)
+    poll.poll()  # woken by either
 
 
 def close_fds(fds: list[int]) -> None:

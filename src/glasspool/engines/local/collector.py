@@ -28,7 +28,7 @@ from glasspool.engines.local.outcome import RAISED, Segment, raised_classes
 from glasspool.engines.local.payload import Parcel
 from glasspool.engines.local.timers import Timers
 from glasspool.engines.local.worker import class_name
-from glasspool.engines.local.workers import Worker, report_thread_error
+from glasspool.engines.local.workers import BEGIN_LIMIT_S, Worker, report_thread_error
 from glasspool.errors import GlasspoolError, TaskCancelled, TaskExit, WorkerDied
 from glasspool.ledger import CANCELLED, DONE, ENDED, FAILED, LOST, WAITING, Held, Ledger, Task
 
@@ -65,6 +65,7 @@ class Collector:
         # Workers that hold something but have room, in order.
         self._hungry: dict[Worker, None] = {}
         self._look_at: float | None = None
+        self._expects_begins = False
         self.timers: Timers = Timers()
         self._interrupts = Interrupts(self, engine)
         self.closing: bool = False
@@ -288,6 +289,7 @@ class Collector:
             worker.heard_ns = time.monotonic_ns()
         if timed:
             self._interrupts.watch(worker, held)
+        self._expect_begins()
         if worker.quota == 0:
             self._retire(worker)
         elif pace is not None and batching.room(pace, len(held)) > 0:
@@ -527,6 +529,37 @@ class Collector:
         if self.lender.idle and not self.ledger.waiting:
             self._relieve()
 
+    def has_begun(self, worker: Worker, task: Task) -> bool:
+        """Tell whether a worker has begun a task that it was sent (any thread)."""
+        return self._engine.board.has_begun(worker.record, task.seq)
+
+    def _expect_begins(self) -> None:
+        if not self._expects_begins:
+            self._expects_begins = True
+            self.timers.later(BEGIN_LIMIT_S, self._look_for_begins)
+
+    def _look_for_begins(self) -> None:
+        """Take tasks back from workers that do not begin them: others may have time for them.
+
+        Looks again only while there is something that has not begun, and so not while tasks are long.
+        """
+        self._expects_begins = is_waiting = False
+        now = time.monotonic_ns()
+        for worker in list(self.workers.values()):
+            held = worker.held
+            if held is None or not held.tasks or worker.interrupt is not None:
+                continue
+            first = next(iter(held.tasks.values()))
+            if self._engine.board.has_begun(worker.record, first.seq):
+                continue
+            is_late = worker.mine and now - worker.heard_ns > BEGIN_LIMIT_S * 1e9
+            if is_late and self.lender.idle:
+                self._take_back(worker, held)
+            else:
+                is_waiting = True
+        if is_waiting:
+            self._expect_begins()
+
     def _is_long(self, worker: Worker, held: Held, now: int) -> bool:
         """Tell whether the worker is inside a task for so long that it tells us of its end at once.
 
@@ -627,6 +660,7 @@ class Collector:
             self._submit(task)  # it was never seen: there was nobody to send it to
             return
         self.ledger.adopt(worker.held, task)
+        self._expect_begins()
         if self.stopped:
             self.settle_here(task, TaskCancelled("the pool was terminated"), CANCELLED)
         if worker.dead:

@@ -8,6 +8,8 @@ there, never nowhere.
 
 What can go wrong, and who settles it:
 
+* The worker does not begin the task within ``BEGIN_LIMIT_S`` (it has been stopped): the collector adopts
+  the task and takes it back.
 * The worker dies: the collector shuts the channel down, the caller sees its end, and the collector
   *adopts* the task: it is settled as if it had been handed out in the usual way.
 * A signal handler raises in the middle: the lease dies with the caller's frame, and its weak reference
@@ -79,7 +81,7 @@ class Lender:
         worker = lease.box[0]
         try:
             reply = self._converse(worker, task)
-        except OSError:  # the worker is gone: the collector finds out what became of the task
+        except OSError:  # gone, or stopped: the collector finds out what becomes of the task
             collector.mailbox.put(lambda: collector.adopt(worker, task))
             lease.box.clear()
             self._end(lease)
@@ -130,7 +132,13 @@ class Lender:
             receiver = channel.Receiver()
         while True:
             # Woken by the result; at the death of the worker the collector ends the stream.
-            message, fds = receiver.receive(worker.end)
+            try:
+                message, fds = receiver.receive(worker.end)
+            except BlockingIOError:
+                if not self._collector.has_begun(worker, task):
+                    raise  # the worker has been stopped: the collector finds another one
+                channel.wait_to_read(worker.end)  # woken as the receive above
+                continue
             if not message:
                 raise ConnectionResetError("the worker's channel has ended")
             kind, _lane, length, task_id, begun, ended = wire.REPLY.unpack_from(message)

@@ -26,7 +26,7 @@ import traceback
 from collections.abc import Callable
 from multiprocessing.pool import ExceptionWithTraceback  # type: ignore[attr-defined]
 from types import FrameType, TracebackType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 from glasspool.engines.local import channel, kernel, payload, wire
 from glasspool.engines.local import scoreboard as sb
@@ -108,6 +108,8 @@ def main(
     worker = Worker(end, board, boxes, setup)
     _here = worker
     worker.answer_signals()
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=worker.become_copy)
     _note_threads(worker)
     if worker.initialize(initializer, initargs):
         worker.serve()
@@ -135,6 +137,7 @@ class Worker:
         self._busy_ns = 0
         self._task: tuple[int, str] | None = None
         self._attempt = 1
+        self._is_copy = False  # a fork that a task made of this process
         self._interruptible = -1  # the number of the task in which an exception may be raised
         self._threads: dict[int, threading.Thread] = {}
         self._set(sb.W_PID, self.pid)
@@ -147,6 +150,11 @@ class Worker:
 
     def _set(self, which: int, value: int) -> None:
         self._words[self._base + which] = value
+
+    def become_copy(self) -> None:
+        """Let go of the channel: a task forked this process, and the pool's messages are not for us."""
+        self._is_copy = True
+        self._end.close()
 
     def describe(self) -> WorkerInfo:
         """Return where the current task runs."""
@@ -201,9 +209,7 @@ class Worker:
         self._set(sb.W_STATE, sb.LEAVING)
         if self.setup.forked:
             atexit._run_exitfuncs()  # a spawned interpreter runs them as it ends
-        for stream in (sys.stdout, sys.stderr):
-            with contextlib.suppress(Exception):  # a user's stream may do anything
-                stream.flush()
+        _flush_streams()
         for number in (kernel.stacks_signal(), kernel.interrupt_signal()):
             if number is not None:
                 # From here on nobody could answer, and the default would change our exit code.
@@ -266,6 +272,10 @@ class Worker:
             ended = time.monotonic_ns()
             kind = _error_kind(error)
             reply = _error_reply(error, bool(flags & wire.BY_VALUE))
+            if self._is_copy:
+                _end_copy(error)
+        if self._is_copy:
+            _end_copy(None)
         value = None
         self._task = None
         if isinstance(reply, bytes):
@@ -447,6 +457,24 @@ class _Callable:
     def __del__(self) -> None:
         if self._fd >= 0:
             os.close(self._fd)
+
+
+def _end_copy(error: BaseException | None) -> NoReturn:
+    """End a fork that a task made and that came back from the task: its result is nobody's."""
+    code = 0
+    if isinstance(error, SystemExit):
+        code = error.code if isinstance(error.code, int) else int(error.code is not None)
+    elif error is not None:
+        code = 1
+        traceback.print_exception(error)
+    _flush_streams()
+    os._exit(code)
+
+
+def _flush_streams() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):  # a user's stream may do anything
+            stream.flush()
 
 
 class Interrupted(BaseException):

@@ -47,6 +47,8 @@ STOP_GRACE_S = 5.0
 TERM_GRACE_S = 0.4
 STATUS_LIMIT_S = 1.0
 MAX_FAULTS = 20
+BEGIN_LIMIT_S = 0.1
+"""A worker that has not begun its next task after so long is stopped, or gets no processor."""
 
 
 class Worker:
@@ -62,6 +64,7 @@ class Worker:
         self.record = record
         self.end = end
         self.fd: int = end.fileno()
+        channel.limit_waiting(end, BEGIN_LIMIT_S)
         # The worker-handler's:
         self.token: int = next(tokens)
         self.process: BaseProcess | None = None
