@@ -138,7 +138,6 @@ class Pool(multiprocessing.pool.Pool):
             options=told,
         )
         self._policy = told.policy
-        self._processes = size
         self._initializer = initializer
         self._initargs = initargs
         self._maxtasksperchild = maxtasksperchild
@@ -149,6 +148,10 @@ class Pool(multiprocessing.pool.Pool):
             raise
         registry.add(self, self._engine)
         self._state = RUN
+
+    @property
+    def _processes(self) -> int:
+        return self._engine.size
 
     @staticmethod
     def _size(processes: int | None) -> int:
@@ -487,6 +490,29 @@ class Pool(multiprocessing.pool.Pool):
         return known
 
     # Life -----------------------------------------------------------------------------------------
+
+    def resize(self, processes: int) -> None:
+        """Change the number of workers, while the pool works.
+
+        More: returns when the new workers have a process; their initializers run meanwhile. One that
+        cannot be started now is tried again, as the replacement of a dead one is. Fewer: returns at
+        once; the workers of the highest slots leave, each after the task that it runs, and what they
+        have not begun goes to others. No task is interrupted. Any thread may call this, also while
+        another does: the last call holds.
+
+        Blocks for the time that processes take to start, at most a minute.
+
+        Raises:
+            ValueError: ``processes`` is below 1, or above what the pool has room for (256, or four
+                times the number that it was made with); or the pool is not running.
+            TypeError: ``processes`` is no integer.
+            GlasspoolError: The processes take longer than a minute to start.
+        """
+        if processes is None:
+            raise TypeError("processes must be an integer, not None")
+        size = self._size(processes)
+        self._check_running()
+        self._engine.resize(size)
 
     def close(self) -> None:
         """Take no more calls; the workers leave when all work is done. Does not wait."""

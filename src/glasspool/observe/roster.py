@@ -110,7 +110,7 @@ def stats(engine: LocalEngine) -> dict[str, int]:
     """Count tasks and workers of a pool."""
     ledger = engine.collector.ledger
     workers = list(engine.handler.workers.copy().values())
-    ready = [worker for worker in workers if worker.ready]
+    ready = [worker for worker in workers if worker.ready and not worker.stopping]
     busy = [worker for worker in ready if worker.held or worker.direct]
     direct = [worker for worker in ready if worker.direct]
     lender = engine.collector.lender
@@ -129,7 +129,7 @@ def stats(engine: LocalEngine) -> dict[str, int]:
         "done": ledger.ended["done"] + lender.done,
         "failed": ledger.ended["failed"] + lender.failed,
         "workers": len(workers),
-        "idle": len(ready) - len(busy),
+        "idle": sum(worker.serves and not (worker.held or worker.direct) for worker in ready),
         "busy": len(busy),
         "deaths": len(engine.deaths),
         "replaced": len(engine.graves),
@@ -259,10 +259,20 @@ def _living_worker(
     return replace(
         described,
         name=process.name if process is not None else described.name,
+        state=_place(worker, described.state),
         threads=tuple(
             _worker_thread(engine, worker, thread, task, answer_of) for thread in described.threads
         ),
     )
+
+
+def _place(worker: Worker, state: str) -> str:
+    """Say of a worker at rest whether it is to get tasks."""
+    if state != "idle":
+        return state
+    if worker.stopping or worker.dismissed:
+        return "leaving"
+    return "idle" if worker.serves else "spare"
 
 
 def _starting(engine: LocalEngine, worker: Worker) -> ProcessInfo | None:

@@ -26,6 +26,7 @@ from glasspool.engines.local.interrupts import Interrupts
 from glasspool.engines.local.mailbox import Mailbox
 from glasspool.engines.local.outcome import RAISED, Segment, raised_classes
 from glasspool.engines.local.payload import Parcel
+from glasspool.engines.local.slots import Change, Slots
 from glasspool.engines.local.timers import Timers
 from glasspool.engines.local.worker import class_name
 from glasspool.engines.local.workers import BEGIN_LIMIT_S, Worker, report_thread_error
@@ -64,6 +65,10 @@ class Collector:
         self.lender: Lender = Lender(self, self._poll, lends=engine.maxtasksperchild is None)
         # Workers that hold something but have room, in order.
         self._hungry: dict[Worker, None] = {}
+        # All and perhaps more than the workers that hold more than one task: those to look after.
+        self._ahead: dict[Worker, None] = {}
+        self.slots: Slots = Slots(engine.size)
+        self._start_ns: float = 0.0  # how long the latest worker took from its start to its hello
         self._look_at: float | None = None
         self._expects_begins = False
         self.timers: Timers = Timers()
@@ -211,6 +216,9 @@ class Collector:
                 del hungry[worker]
                 if not worker.mine:
                     continue  # it has become idle since
+            if not worker.serves:
+                self._move_on(worker)  # a caller gave it back after it had been dismissed
+                continue
             held = worker.held
             if worker.ready and not worker.choked and held is not None:
                 self._feed(worker, held)
@@ -290,11 +298,14 @@ class Collector:
         if timed:
             self._interrupts.watch(worker, held)
         self._expect_begins()
-        if worker.quota == 0:
+        if worker.quota is not None and self._is_near_its_end(worker.quota, pace):
             self._retire(worker)
-        elif pace is not None and batching.room(pace, len(held)) > 0:
+        if worker.quota != 0 and pace is not None and batching.room(pace, len(held)) > 0:
             self._hungry[worker] = None
         self._arm_look(held)
+
+        if len(held) > 1:
+            self._ahead[worker] = None
 
     def _arm_look(self, held: Held) -> None:
         if self._look_at is None and len(held) > 1:
@@ -329,11 +340,15 @@ class Collector:
     def _make_hungry(self, worker: Worker) -> None:
         if self._is_idle(worker):
             self.lender.offer(worker)
-        elif worker.ready and not worker.stopping:
+        elif worker.ready and worker.serves and not worker.stopping:
             self._hungry[worker] = None
 
     def _is_idle(self, worker: Worker) -> bool:
         """Tell whether a worker that is ours could be lent: all that was sent to it is answered."""
+        return self._is_done(worker) and worker.serves and worker.quota != 0
+
+    def _is_done(self, worker: Worker) -> bool:
+        """Tell whether a worker that is ours has answered all that was sent to it."""
         held = worker.held
         return (
             held is not None
@@ -365,7 +380,9 @@ class Collector:
             self._take(worker, message, fds)
         self._arm_look(held)
         self._watch_stop(worker)
-        if not worker.ready or worker.stopping:
+        if worker.retiring or not worker.serves:
+            self._move_on(worker)
+        if not worker.ready or worker.stopping or not worker.serves:
             return
         if self.ledger.waiting and not worker.choked:
             self._feed(worker, held)
@@ -475,6 +492,7 @@ class Collector:
         elif kind == wire.HELLO:
             _, worker.ident, worker.native_id = marshal.loads(body)
             worker.initialized_ns = (begun, ended)
+            self._start_ns = ended - worker.started_ns
             worker.ready = True
             self._engine.worker_ready(worker)
         elif kind == wire.INITIALIZER_FAILED:
@@ -514,9 +532,12 @@ class Collector:
         """
         now = time.monotonic_ns()
         again = False
-        for worker in list(self.workers.values()):
+        for worker in list(self._ahead):
             held = worker.held
-            if held is None or len(held) < 2 or worker.stuck:
+            if held is None or len(held) < 2:
+                del self._ahead[worker]
+                continue
+            if worker.stuck:
                 continue
             if now - worker.heard_ns < LOOK_AFTER_NS:
                 again = True
@@ -575,12 +596,14 @@ class Collector:
         """Take unbegun tasks back from the worker that has most of them, for an idle one."""
         victim: Worker | None = None
         most = 0.0
-        for worker in self.workers.values():
+        for worker in list(self._ahead):
             unbegun = len(worker.held) - 1 if worker.held is not None else 0
             if unbegun > 0:
                 weight = unbegun * (1000.0 if worker.stuck else 1.0)
                 if weight > most:
                     victim, most = worker, weight
+            else:
+                del self._ahead[worker]
         if victim is None or victim.held is None:
             return
         newest = next(reversed(victim.held.tasks.values()))
@@ -616,6 +639,8 @@ class Collector:
         self._poll.register(worker.fd, select.EPOLLIN)
         if self.stopped:
             self._stop(worker, hard=True)
+        elif not self.slots.settle(worker):
+            self._dismiss(worker)
 
     def bury(self, worker: Worker) -> None:
         """Take a dead worker out: save its finished results, end what it had begun, resend the rest."""
@@ -629,6 +654,8 @@ class Collector:
         begun = self.ledger.bury(held, lambda task: board.has_begun(worker.record, task.seq))
         self.workers.pop(worker.fd, None)
         self._hungry.pop(worker, None)
+        self._ahead.pop(worker, None)
+        self.vacate(worker)
         for task in begun:
             certificate = self._engine.certify(worker, task)
             if self.may_retry(task, WorkerDied):
@@ -673,6 +700,8 @@ class Collector:
         """Look after a worker that a caller has given back (an item)."""
         if worker.dead:
             self.bury(worker)
+        elif not worker.serves and self.lender.take(worker):
+            self._move_on(worker)
 
     def _lease_died(self, reference: Any) -> None:
         """Take back a worker whose caller was torn away by a signal handler that raised."""
@@ -695,7 +724,10 @@ class Collector:
             worker.mine = True
             if worker.held is not None:
                 worker.answered = worker.held.next_seq
-            self._make_hungry(worker)
+            if worker.serves:
+                self._make_hungry(worker)
+            else:
+                self._move_on(worker)
 
     def _post_ping(self, worker: Worker) -> None:
         if worker.ping is not None and not worker.ping_is_sent:
@@ -718,13 +750,9 @@ class Collector:
             self._take(worker, message, fds)
         self._take(worker, self._engine.boxes.read(worker.record), [], by_message=False)
 
-    def _retire(self, worker: Worker) -> None:
-        """Let a worker go that has had its number of tasks, and ask for the next one already."""
-        self._stop(worker, hard=False)
-        self._engine.retired(worker)
-
     def _stop(self, worker: Worker, hard: bool) -> None:
         worker.stopping = True
+        self.vacate(worker)
         self._post_stop(worker)
         if hard:
             self._engine.stop_worker(worker, hard=True)
@@ -748,7 +776,9 @@ class Collector:
             self._take_back(worker, worker.held)
         if not worker.stopping:
             worker.stopping = True
-            self._engine.retired(worker)
+            self.vacate(worker)
+            if worker.wanted:  # else its successor has been asked for, or the pool is smaller now
+                self._engine.retired(worker)
         worker.end_reason = "was stopped by the pool, because its task resisted"
         worker.stop_is_watched = True  # it has a ladder of its own
         self._post_stop(worker)
@@ -778,6 +808,85 @@ class Collector:
             return None
         return next((worker for worker in self.workers.values() if worker.held is held), None)
 
+    # Coming and going of workers (``slots``) ----------------------------------------------------------
+
+    def _is_near_its_end(self, quota: int, pace: float | None) -> bool:
+        """Tell whether a worker that may get so many more tasks has them before another could start."""
+        return quota == 0 or (pace is not None and quota * pace < self._start_ns)
+
+    def _retire(self, worker: Worker) -> None:
+        """Ask for the next worker of a slot: this one will soon have had its number of tasks."""
+        if not worker.retiring:
+            worker.retiring, worker.alone = True, False
+            self._engine.retired(worker)
+
+    def _move_on(self, worker: Worker) -> None:
+        """Let a worker go whose time has come; it is ours. Then it is its heir's turn."""
+        if worker.stopping:
+            return
+        if worker.dismissed:
+            if self._is_done(worker) or not worker.ready:
+                self._stop(worker, hard=False)
+            return
+        old = self.slots.charge.get(worker.slot)
+        if old is None or not old.mine or old.quota != 0:
+            return
+        if self._is_done(old) and self.slots.has_successor(old):
+            self._stop(old, hard=False)
+
+    def vacate(self, worker: Worker) -> None:
+        """Take a worker off its slot: it leaves, or is gone, or failed to start."""
+        following = self.slots.vacate(worker)
+        if following is None or self.stopped:
+            return
+        if following.serves and following.mine:
+            self._make_hungry(following)
+        self._move_on(following)
+
+    def start_failed(self, slot: int) -> None:
+        """Take note that a worker could not be started, and is going to be tried again (an item)."""
+        waiting = self.slots.start_failed(slot)
+        if waiting is not None:
+            self._move_on(waiting)
+
+    def resize(self, size: int, change: Change) -> None:
+        """Change the number of workers (an item)."""
+        if self.stopped or self.failure is not None:
+            change.give_up(self.failure or ValueError("Pool not running"))
+            return
+        self._engine.size = size
+        self._engine.board.set_size(size)
+        if size < self.slots.size:
+            for worker in self.slots.shrink(size):
+                self._dismiss(worker)
+            change.arranged.set()
+            return
+        needed, staying = self.slots.grow(size, change)
+        for worker in staying:
+            self._keep(worker)
+        for slot in needed:
+            self._engine.add_worker(slot)
+
+    def _dismiss(self, worker: Worker) -> None:
+        """Let a worker go after the task that it runs; what it has not begun goes to others."""
+        worker.dismissed = True
+        worker.serves = worker.retiring = worker.wanted = False
+        self._hungry.pop(worker, None)
+        if worker.held:
+            self._take_back(worker, worker.held)
+        # A caller who has it gives it back with a word.
+        if worker.mine or self.lender.take(worker):
+            self._move_on(worker)
+
+    def _keep(self, worker: Worker) -> None:
+        """Let a dismissed worker stay that has not left yet: the pool has become larger again."""
+        worker.dismissed = False
+        worker.serves = worker.wanted = True
+        if worker.quota == 0:
+            self._retire(worker)
+        if worker.mine:
+            self._make_hungry(worker)
+
     # The end of the pool ----------------------------------------------------------------------------
 
     def close(self) -> None:
@@ -795,6 +904,7 @@ class Collector:
     def fail(self, error: BaseException) -> None:
         """End everything that has not ended, and all that will be submitted, with an error."""
         self.failure = error
+        self._engine.give_up_changes(error)
         self._end_all(error, FAILED)
 
     def _end_all(self, error: BaseException, how: str) -> None:
@@ -805,6 +915,7 @@ class Collector:
 
     def _stop_workers(self, hard: bool) -> None:
         self.stopped = True
+        self._engine.give_up_changes(ValueError("Pool not running"))
         self._engine.run_shutdown_hook()
         for worker in list(self.workers.values()):
             if not worker.stopping:

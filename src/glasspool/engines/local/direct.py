@@ -79,6 +79,11 @@ class Lender:
             self._end(lease)
             return False
         worker = lease.box[0]
+        if not worker.serves:  # it has been dismissed: the collector waits for it
+            move_one(lease.box.pop, self.idle.extend)
+            self._end(lease)
+            collector.mailbox.put(lambda: collector.lease_ended(worker))
+            return False
         try:
             reply = self._converse(worker, task)
         except OSError:  # gone, or stopped: the collector finds out what becomes of the task
@@ -93,7 +98,7 @@ class Lender:
         move_one(lease.box.pop, self.idle.extend)
         self._end(lease)
         self._settle(task, worker, *reply)
-        if worker.dead or collector.ledger.waiting or collector.closing:
+        if worker.dead or not worker.serves or collector.ledger.waiting or collector.closing:
             collector.mailbox.put(lambda: collector.lease_ended(worker))
         return True
 

@@ -33,6 +33,7 @@ from glasspool.engines.local.callables import Callables
 from glasspool.engines.local.collector import Collector
 from glasspool.engines.local.outbox import Outboxes
 from glasspool.engines.local.processes import MakeProcess, Recipe
+from glasspool.engines.local.slots import Change
 from glasspool.engines.local.workers import Worker, WorkerHandler, new_thread
 from glasspool.errors import GlasspoolError, InitializerFailed, TaskCancelled
 from glasspool.latch import Latch
@@ -48,6 +49,9 @@ FAILURES = 3
 
 PAUSE_S = 0.1
 
+MOST = 256
+"""A pool can be resized to so many workers, or to four times as many as it was made with."""
+
 
 class Plan(NamedTuple):
     """What a pool is to be, as its constructor was told."""
@@ -62,6 +66,11 @@ class Plan(NamedTuple):
     initargs: tuple[Any, ...]
     made_at: str
     options: PoolOptions = PoolOptions()
+
+
+def _records(size: int) -> int:
+    """Return how many records so many workers need, with those that start before others have left."""
+    return size + max(8, size // 4)
 
 
 class Grave(NamedTuple):
@@ -100,20 +109,22 @@ class LocalEngine:
         self.on_shutdown: Callable[[LocalEngine], None] | None = None
         self.on_disposed: Callable[[LocalEngine], None] | None = None
         self.next_id: Callable[[], int] = itertools.count(1).__next__
-        records = plan.size + max(8, plan.size // 4)
+        self.most: int = max(MOST, 4 * plan.size)
         self.board: sb.Board = sb.Board.create(
             plan.name,
             plan.size,
-            records,
+            _records(plan.size),
+            capacity=_records(self.most),
             made_at=plan.made_at,
             command=" ".join(sys.argv),
             start_method=self.start_method,
             initializer=self.initializer or "",
         )
         try:
-            self.boxes: Outboxes = Outboxes.create(records)
+            self.boxes: Outboxes = Outboxes.create(_records(plan.size), _records(self.most))
         except BaseException:
             self.board.unlink()
+            self.board.close()
             raise
         self.callables: Callables = Callables(self.board.name_call)
         recipe = Recipe(
@@ -131,6 +142,7 @@ class LocalEngine:
         self.calling_back: Any = None
         self.feeders: set[threading.Thread] = set()
         self._failures = 0
+        self._changes: set[Change] = set()
         self._started = 0
         self._all_started = Latch()
         self._start_error: BaseException | None = None
@@ -174,7 +186,7 @@ class LocalEngine:
 
     def start_slot(self, slot: int) -> None:
         """Start a worker for a slot now (worker-handler); try again later if that fails."""
-        if self._terminating or self.collector.failure is not None:
+        if self._terminating or self.collector.failure is not None or slot >= self.size:
             return
         try:
             self.handler.start(slot)
@@ -195,6 +207,53 @@ class LocalEngine:
             self._all_started.set()
         else:
             self.handler.start_later(slot, 1.0)
+            self.start_put_off(slot)
+
+    def start_put_off(self, slot: int) -> None:
+        """A worker cannot be started now, and will be later: nobody waits for it (worker-handler)."""
+        self.collector.mailbox.put(lambda: self.collector.start_failed(slot))
+
+    # Resizing -------------------------------------------------------------------------------------
+
+    def resize(self, size: int) -> None:
+        """Change the number of workers; returns when the new ones have a process. Any thread.
+
+        Raises:
+            ValueError: There is no room for so many, or the pool has ended meanwhile.
+            GlasspoolError: The pool has failed, or the processes take too long to start.
+        """
+        if size > self.most:
+            raise ValueError(
+                f"{self.name} can have {self.most} workers at most, not {size}: the memory that its "
+                "workers share cannot grow beyond that. A pool that is made with more processes "
+                f"can have four times as many: Pool({-(-size // 4)}) and then resize({size})."
+            )
+        change = Change()
+        # First noted, then looked whether the pool has ended; at its end it is the other way round.
+        self._changes.add(change)
+        try:
+            if self.done.is_set():
+                raise ValueError("Pool not running")
+            self.collector.mailbox.put(lambda: self.collector.resize(size, change))
+            # Woken by the collector: by the last start, by a failed one, or at the end of the pool.
+            if not change.arranged.wait(START_LIMIT_S):
+                raise GlasspoolError(
+                    f"the new workers of {self.name} have no process after {START_LIMIT_S:.0f} s; "
+                    "they are still being started."
+                )
+        finally:
+            self._changes.discard(change)
+        if change.error is not None:
+            raise change.error
+
+    def give_up_changes(self, error: BaseException) -> None:
+        """Tell whoever waits in ``resize`` that no worker will be started any more."""
+        for change in list(self._changes):
+            change.give_up(error)
+
+    def add_worker(self, slot: int) -> None:
+        """Have a worker started for a slot (collector)."""
+        self._replace(slot)
 
     # Threads --------------------------------------------------------------------------------------
 
@@ -339,12 +398,13 @@ class LocalEngine:
             return
         if worker.init_failed or self.collector.failure is not None:
             return  # counted already; or there is nothing to be done any more
-        if worker.initialized_ns is None:
+        if worker.initialized_ns is None and worker.wanted:
             self._count_failure(worker, self._died_in_start(worker))
             return
         if not certified:
             self.deaths.append(self._certificate(worker, None))
-        self._replace(worker.slot)
+        if worker.wanted:  # else its successor has been asked for, or the pool has become smaller
+            self._replace(worker.slot)
 
     def _died_in_start(self, worker: Worker) -> InitializerFailed:
         from glasspool.snapshot import describe_exit
@@ -356,7 +416,7 @@ class LocalEngine:
         )
 
     def retired(self, worker: Worker) -> None:
-        """A worker has been given its last task: its successor may start (collector)."""
+        """A worker is near its last task, or has it: its successor may start (collector)."""
         worker.wanted = False
         self._replace(worker.slot)
 
@@ -393,6 +453,7 @@ class LocalEngine:
 
     def _count_failure(self, worker: Worker, error: InitializerFailed) -> None:
         self._failures += 1
+        self.collector.vacate(worker)
         if self._failures >= FAILURES and not self._any_ready():
             self.collector.fail(error)
         elif self.collector.failure is None:
@@ -482,6 +543,7 @@ class LocalEngine:
         if self.on_disposed is not None:
             self.on_disposed(self)
         self.done.set()
+        self.give_up_changes(ValueError("Pool not running"))
 
     def discard(self) -> None:
         """Close everything of an engine that never started."""
@@ -496,6 +558,7 @@ class LocalEngine:
         """Close the descriptors that a fork of the user's inherited; nothing else may happen there."""
         self.handler.close_in_child()
         self.collector.dispose()
+        self.board.close_fd()
         fd, self.boxes.fd = self.boxes.fd, -1
         if fd >= 0:
             os.close(fd)

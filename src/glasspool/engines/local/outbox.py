@@ -19,6 +19,7 @@ from typing import Any
 
 from glasspool.engines.local import channel
 from glasspool.engines.local.payload import _new_segment
+from glasspool.engines.local.scoreboard import reserve_memory
 from glasspool.engines.local.wire import REPLY
 
 OUTBOX_BYTES = 64 * 1024
@@ -32,24 +33,26 @@ class Outboxes:
     def __init__(self, fd: int, count: int) -> None:
         self.fd: int = fd
         self.count = count
+        self._reserved = count
         self.memory: mmap.mmap = mmap.mmap(fd, count * OUTBOX_BYTES)
         self.view: memoryview[int] = memoryview(self.memory)
         self.words: memoryview[int] = self.view.cast("Q")
 
     @classmethod
-    def create(cls, count: int) -> Outboxes:
-        """Make and reserve the memory.
+    def create(cls, count: int, capacity: int = 0) -> Outboxes:
+        """Make the memory, and reserve that of the first ``count``; ``reserve`` adds more.
 
         Raises:
             OSError: There is no room for it.
         """
         fd = _new_segment()
         try:
-            if hasattr(os, "posix_fallocate"):
-                os.posix_fallocate(fd, 0, count * OUTBOX_BYTES)
-            else:
-                os.ftruncate(fd, count * OUTBOX_BYTES)
-            return cls(fd, count)
+            capacity = max(count, capacity)
+            os.ftruncate(fd, capacity * OUTBOX_BYTES)
+            reserve_memory(fd, 0, count * OUTBOX_BYTES)
+            made = cls(fd, capacity)
+            made._reserved = count
+            return made
         except BaseException:
             os.close(fd)
             raise
@@ -57,6 +60,16 @@ class Outboxes:
     def __reduce__(self) -> tuple[Any, ...]:
         # To a worker that is being spawned the descriptor goes by multiprocessing's own way.
         return _attach, (reduction.DupFd(self.fd), self.count)
+
+    def reserve(self, record: int) -> None:
+        """Make sure that there is memory for an outbox. Only the parent calls it, in order.
+
+        Raises:
+            OSError: There is none.
+        """
+        if record >= self._reserved:
+            reserve_memory(self.fd, record * OUTBOX_BYTES, OUTBOX_BYTES)
+            self._reserved = record + 1
 
     def clear(self, record: int) -> None:
         """Empty an outbox for its next worker. Only the parent calls it, when no worker has it."""

@@ -154,7 +154,7 @@ class Nanny:
     def __init__(self, board: Board, title: str) -> None:
         words = (sb.W_STATE, sb.W_PID, sb.W_STARTTIME)
         layout = (
-            board.header.records,
+            board.header.capacity,
             sb.RECORDS_AT,
             sb.RECORD_BYTES,
             *(which * 8 for which in words),

@@ -168,7 +168,11 @@ def boot_id() -> str:
 
 
 class Header(NamedTuple):
-    """What the first page says of the pool. ``size`` is the number of slots."""
+    """What the first page says of the pool.
+
+    ``size`` is the number of slots. The first ``records`` records are in use, the file has room for
+    ``capacity``; beyond the former there is no memory, so they are not to be touched.
+    """
 
     pid: int
     start_ticks: int
@@ -181,6 +185,7 @@ class Header(NamedTuple):
     command: str
     start_method: str
     initializer: str
+    capacity: int
 
 
 class ThreadEntry(NamedTuple):
@@ -208,7 +213,8 @@ class Entry(NamedTuple):
 class Board:
     """A mapped scoreboard, to write (the pool and its workers) or to read (everybody else)."""
 
-    def __init__(self, path: str, memory: mmap.mmap, header: Header) -> None:
+    def __init__(self, path: str, memory: mmap.mmap, header: Header, fd: int = -1) -> None:
+        self.fd = fd  # the maker's, to reserve memory by; -1 everywhere else
         self.file = path
         self.header = header
         self.memory = memory
@@ -223,6 +229,7 @@ class Board:
         size: int,
         records: int,
         *,
+        capacity: int = 0,
         made_at: str = "",
         command: str = "",
         start_method: str = "",
@@ -230,26 +237,29 @@ class Board:
     ) -> Board:
         """Make the file of a new pool and map it.
 
+        There is memory for ``records`` records; ``reserve`` adds more, up to ``capacity``.
+
         Raises:
             OSError: The folder or the file cannot be made, or there is no room for it.
         """
         home = _make_folder()
         sweep(home)
         path = os.path.join(home, f"{name}.{os.getpid()}.board")
-        total = RECORDS_AT + records * RECORD_BYTES
+        capacity = max(records, capacity)
+        total = RECORDS_AT + capacity * RECORD_BYTES
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path)
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         fd = os.open(path, flags, 0o600)
         try:
+            os.ftruncate(fd, total)
             # Reserved, not only sized: a full tmpfs is an error here, and not a SIGBUS later.
-            _reserve(fd, total)
+            reserve_memory(fd, 0, RECORDS_AT + records * RECORD_BYTES)
             memory = mmap.mmap(fd, total)
         except BaseException:
+            os.close(fd)
             os.unlink(path)
             raise
-        finally:
-            os.close(fd)
         header = Header(
             pid=os.getpid(),
             start_ticks=process_start_ticks(os.getpid()),
@@ -262,9 +272,10 @@ class Board:
             command=command,
             start_method=start_method,
             initializer=initializer,
+            capacity=capacity,
         )
         _write_header(memory, header)
-        return cls(path, memory, header)
+        return cls(path, memory, header, fd)
 
     @classmethod
     def attach(cls, path: str | os.PathLike[str]) -> Board:
@@ -330,10 +341,17 @@ class Board:
 
     def close(self) -> None:
         """Unmap the file. Safe to call twice; views that others took stay valid until they end."""
+        self.close_fd()
         self.words.release()
         self.view.release()
         with contextlib.suppress(BufferError):
             self.memory.close()
+
+    def close_fd(self) -> None:
+        """Close the maker's descriptor; the mapping stays. Safe to call twice."""
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            os.close(fd)
 
     def unlink(self) -> None:
         """Remove the file and the socket beside it."""
@@ -350,6 +368,24 @@ class Board:
         if ticks and header.start_ticks:
             return ticks != header.start_ticks
         return not _alive(header.pid)
+
+    # Growing --------------------------------------------------------------------------------------
+
+    def reserve(self, record: int) -> None:
+        """Make sure that there is memory for a record. Only the maker calls it, in order.
+
+        Raises:
+            OSError: There is none.
+        """
+        if record >= self.header.records:
+            reserve_memory(self.fd, RECORDS_AT + record * RECORD_BYTES, RECORD_BYTES)
+            self.header = self.header._replace(records=record + 1)
+            self.words[_RECORDS_WORD] = record + 1
+
+    def set_size(self, size: int) -> None:
+        """Write down how many slots the pool has from now on. Only the maker calls it."""
+        self.header = self.header._replace(size=size)
+        self.words[_SIZE_WORD] = size
 
     # Records ------------------------------------------------------------------------------------
 
@@ -477,11 +513,14 @@ def boards() -> list[Path]:
         return []
 
 
-def _reserve(fd: int, size: int) -> None:
+def reserve_memory(fd: int, start: int, size: int) -> None:
+    """Make sure that a part of a file has its memory, where the system can promise that.
+
+    Raises:
+        OSError: There is none.
+    """
     if hasattr(os, "posix_fallocate"):
-        os.posix_fallocate(fd, 0, size)
-    else:
-        os.ftruncate(fd, size)
+        os.posix_fallocate(fd, start, size)
 
 
 def _alive(pid: int) -> bool:
@@ -494,6 +533,7 @@ def _alive(pid: int) -> bool:
     return True
 
 
+_SIZE_WORD, _RECORDS_WORD = 3, 4
 _TEXTS = ("name", "boot_id", "made_at", "command", "start_method", "initializer")
 _TEXT_BYTES = 512
 
@@ -504,25 +544,33 @@ def _write_header(memory: mmap.mmap, header: Header) -> None:
         memory[at : at + _TEXT_BYTES] = _cut(getattr(header, field), _TEXT_BYTES).ljust(
             _TEXT_BYTES, b"\0"
         )
-    numbers = [header.pid, header.start_ticks, header.size, header.records, header.made_ns]
+    numbers = [
+        header.pid,
+        header.start_ticks,
+        header.size,
+        header.records,
+        header.made_ns,
+        header.capacity,
+    ]
     HEADER.pack_into(memory, 0, MAGIC, *numbers, *[0] * (15 - len(numbers)))
 
 
 def _read_header(path: str, memory: mmap.mmap) -> Header:
-    magic, pid, ticks, size, records, made_ns, *_ = HEADER.unpack_from(memory, 0)
+    magic, pid, ticks, size, records, made_ns, capacity, *_ = HEADER.unpack_from(memory, 0)
     if magic[:7] != MAGIC[:7]:
         raise BadBoard(path, "not a scoreboard of glasspool")
     if magic != MAGIC:
         raise BadBoard(path, f"of another version ({magic[7]}, this is {MAGIC[7]})")
     if not 0 < pid < 1 << 31:
         raise BadBoard(path, f"damaged: no process can have the number {pid}")
-    if not 0 < size <= records or len(memory) != RECORDS_AT + records * RECORD_BYTES:
+    fits = 0 < size <= capacity and 0 < records <= capacity
+    if not fits or len(memory) != RECORDS_AT + capacity * RECORD_BYTES:
         raise BadBoard(path, "damaged: its size does not fit its header")
     texts = {
         field: _text(memory[TEXT_AT + i * _TEXT_BYTES : TEXT_AT + (i + 1) * _TEXT_BYTES])
         for i, field in enumerate(_TEXTS)
     }
-    return Header(pid, ticks, size, records, made_ns, **texts)
+    return Header(pid, ticks, size, records, made_ns, **texts, capacity=capacity)
 
 
 def _cut(text: str, limit: int) -> bytes:

@@ -20,6 +20,7 @@ import socket
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from multiprocessing import process as mp_process
 from multiprocessing.process import BaseProcess
@@ -72,6 +73,7 @@ class Worker:
         self.pidfd: int | None = None
         self.exitcode: int | None = None
         self.started_at: float = time.time()
+        self.started_ns: int = time.monotonic_ns()
         self.wanted = True
         self.ending = False
         # The collector's:
@@ -87,6 +89,12 @@ class Worker:
         self.stuck = False
         self.dead = False
         self.mine = True  # not idle, and so not lent either
+        # Its place (``slots``): it may be given tasks; its successor has been asked for; it leaves
+        # without waiting for that one; the pool has become smaller.
+        self.serves = True
+        self.retiring = False
+        self.alone = False
+        self.dismissed = False
         # Of whoever has the worker: the collector, or the caller to whom it is lent.
         self.direct: Task | None = None
         # Replies that came by message: as many as tasks were sent when the worker is idle.
@@ -118,6 +126,7 @@ class WorkerHandler:
         self.workers: dict[int, Worker] = {}  # by token
         self._by_fd: dict[int, Worker] = {}
         self._records = list(range(recipe.boxes.count - 1, -1, -1))
+        self._without_record: deque[int] = deque()  # slots whose start waits for one
         self._poll = select.poll()
         self._poll.register(self.mailbox.fd, select.POLLIN)
         self._server: socket.socket | None = None
@@ -225,7 +234,7 @@ class WorkerHandler:
     # Starting -------------------------------------------------------------------------------------
 
     def start(self, slot: int) -> None:
-        """Start a worker for a slot.
+        """Start a worker for a slot; while no record is free, put it off until one is.
 
         Raises:
             Exception: It cannot be started (its arguments cannot be pickled, no process to be had).
@@ -233,12 +242,16 @@ class WorkerHandler:
         if self._finishing:
             return
         if not self._records:
-            raise OSError(errno.EAGAIN, "no free record on the scoreboard")
-        record = self._records.pop()
-        board, boxes = self._recipe.board, self._recipe.boxes
-        board.clear(record)
-        boxes.clear(record)
-        ours, theirs = channel.pair()
+            self._without_record.append(slot)
+            self._engine.start_put_off(slot)
+            return
+        board = self._recipe.board
+        record = self._take_record()
+        try:
+            ours, theirs = channel.pair()
+        except BaseException:
+            self._give_back(record)
+            raise
         generation = self._generations.get(slot, -1) + 1
         self._generations[slot] = generation
         worker = Worker(slot, generation, record, ours)
@@ -252,8 +265,7 @@ class WorkerHandler:
             worker.process = starter.start(worker.token, setup, theirs)
         except BaseException:
             ours.close()
-            board.set_word(record, sb.W_STATE, sb.FREE)
-            self._records.append(record)
+            self._give_back(record)
             raise
         finally:
             theirs.close()
@@ -262,6 +274,34 @@ class WorkerHandler:
             self._has_pid(worker, int(worker.process.pid or 0))
             if len(self.workers) >= self._engine.size:
                 starter.start_nanny()
+
+    def _take_record(self) -> int:
+        """Take a record and its outbox, wiped.
+
+        Raises:
+            OSError: It was never used before, and there is no memory for it.
+        """
+        record = self._records[-1]
+        board, boxes = self._recipe.board, self._recipe.boxes
+        try:
+            board.reserve(record)
+            boxes.reserve(record)
+        except OSError as error:
+            raise OSError(
+                error.errno, f"no memory for one more worker of {self._engine.name}", board.file
+            ) from error
+        self._records.pop()
+        board.clear(record)
+        boxes.clear(record)
+        return record
+
+    def _give_back(self, record: int) -> None:
+        """Let the next worker have a record; one may be waiting for it."""
+        self._recipe.board.set_word(record, sb.W_STATE, sb.FREE)
+        self._records.append(record)
+        if self._without_record:
+            slot = self._without_record.popleft()
+            self.mailbox.put(lambda: self._engine.start_slot(slot))
 
     def _setup(self, worker: Worker) -> Setup:
         return Setup(
@@ -330,7 +370,7 @@ class WorkerHandler:
     def _not_started(self, worker: Worker, error: OSError) -> None:
         del self.workers[worker.token]
         worker.end.close()
-        self._records.append(worker.record)
+        self._give_back(worker.record)
         self._engine.start_failed(worker.slot, error)
         self._finish_if_empty()
 
@@ -376,8 +416,7 @@ class WorkerHandler:
         popen = getattr(worker.process, "_popen", None)
         if popen is not None:
             popen.close()  # its descriptors; the exit code stays known
-        self._recipe.board.set_word(worker.record, sb.W_STATE, sb.FREE)
-        self._records.append(worker.record)
+        self._give_back(worker.record)
         self._finish_if_empty()
 
     def start_later(self, slot: int, delay_s: float) -> None:
