@@ -256,3 +256,33 @@ def fork_and_return(code: int | None) -> str:
     if child:
         return f"{child} {os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])}"
     return "nobody should have this"
+
+
+def numbered(what: tuple[int, int]) -> tuple[int, int, bytes]:
+    """Return the number, who runs this, and so many bytes."""
+    number, size = what
+    return number, os.getpid(), bytes(size)
+
+
+def span(seconds: float) -> tuple[float, float, int]:
+    """Return when this began and ended, on the clock of all processes, and who ran it."""
+    begun = time.monotonic()
+    time.sleep(seconds)
+    return begun, time.monotonic(), os.getpid()
+
+
+def slow_initializer_from_second(names: tuple[str, ...], *values: Any) -> None:
+    """Wait for the gate in the initializer of every worker but the first."""
+    keep(names, *values)
+    if not _kept["token"].acquire(block=False):
+        _kept["started"].release()
+        _kept["gate"].wait(60)
+
+
+def fail_second_initializer(names: tuple[str, ...], *values: Any) -> None:
+    """Raise in the initializer of the second worker; the last value counts them."""
+    keep((*names, "count"), *values)
+    with _kept["count"].get_lock():
+        _kept["count"].value += 1
+        if _kept["count"].value == 2:
+            raise RuntimeError("the second one fails")

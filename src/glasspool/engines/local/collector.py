@@ -32,6 +32,7 @@ from glasspool.engines.local.worker import class_name
 from glasspool.engines.local.workers import BEGIN_LIMIT_S, Worker, report_thread_error
 from glasspool.errors import GlasspoolError, TaskCancelled, TaskExit, WorkerDied
 from glasspool.ledger import CANCELLED, DONE, ENDED, FAILED, LOST, WAITING, Held, Ledger, Task
+from glasspool.processors import usable_processors
 
 if TYPE_CHECKING:
     from glasspool.engines.local.engine import LocalEngine
@@ -42,6 +43,8 @@ ALONE_BYTES = 16 * 1024
 FORGET_AT_ONCE = 500
 LOOK_AFTER_NS = 1_000_000
 LOOK_EVERY_S = 0.002
+LINE = 3
+"""So many workers of a slot may there be: one in charge, the next, and the one after that."""
 
 _HOW = {wire.OK: DONE, wire.OK_SEGMENT: DONE}
 
@@ -68,6 +71,7 @@ class Collector:
         # All and perhaps more than the workers that hold more than one task: those to look after.
         self._ahead: dict[Worker, None] = {}
         self.slots: Slots = Slots(engine.size)
+        self._processors = usable_processors()
         self._start_ns: float = 0.0  # how long the latest worker took from its start to its hello
         self._look_at: float | None = None
         self._expects_begins = False
@@ -382,7 +386,7 @@ class Collector:
         self._watch_stop(worker)
         if worker.retiring or not worker.serves:
             self._move_on(worker)
-        if not worker.ready or worker.stopping or not worker.serves:
+        if not worker.ready or worker.stopping or not (worker.serves and worker.mine):
             return
         if self.ledger.waiting and not worker.choked:
             self._feed(worker, held)
@@ -641,6 +645,8 @@ class Collector:
             self._stop(worker, hard=True)
         elif not self.slots.settle(worker):
             self._dismiss(worker)
+        else:
+            self._look_ahead(worker.slot)
 
     def bury(self, worker: Worker) -> None:
         """Take a dead worker out: save its finished results, end what it had begun, resend the rest."""
@@ -811,14 +817,36 @@ class Collector:
     # Coming and going of workers (``slots``) ----------------------------------------------------------
 
     def _is_near_its_end(self, quota: int, pace: float | None) -> bool:
-        """Tell whether a worker that may get so many more tasks has them before another could start."""
-        return quota == 0 or (pace is not None and quota * pace < self._start_ns)
+        """Tell whether a worker that may get so many more tasks has done them before another starts."""
+        if quota == 0:
+            return True
+        has_work = len(self.ledger.waiting) >= quota
+        return has_work and pace is not None and quota * pace < self._start_ns
 
     def _retire(self, worker: Worker) -> None:
         """Ask for the next worker of a slot: this one will soon have had its number of tasks."""
         if not worker.retiring:
             worker.retiring, worker.alone = True, False
             self._engine.retired(worker)
+
+    def _look_ahead(self, slot: int) -> None:
+        """Ask for one more heir, if tasks take less time than starts, and processors are free."""
+        first = self.ledger.next_waiting()
+        pace = self.pace.get(first.call) if first is not None else None
+        line = self.slots.lines[slot]
+        last = line[-1]
+        if pace is None or last.quota is None or len(line) >= LINE:
+            return
+        if last.retiring or last.dismissed or len(self.ledger.waiting) < self._all_quotas():
+            return
+        if self._is_near_its_end(last.quota, pace):
+            starting = sum(not worker.ready for worker in self.workers.values())
+            if starting <= self._processors:
+                self._retire(last)
+
+    def _all_quotas(self) -> int:
+        """Return how many more tasks the workers that are there may be given, at most."""
+        return len(self.workers) * (self._engine.maxtasksperchild or 0)
 
     def _move_on(self, worker: Worker) -> None:
         """Let a worker go whose time has come; it is ours. Then it is its heir's turn."""
@@ -828,7 +856,7 @@ class Collector:
             if self._is_done(worker) or not worker.ready:
                 self._stop(worker, hard=False)
             return
-        old = self.slots.charge.get(worker.slot)
+        old = self.slots.in_charge(worker.slot)
         if old is None or not old.mine or old.quota != 0:
             return
         if self._is_done(old) and self.slots.has_successor(old):
@@ -842,6 +870,8 @@ class Collector:
         if following.serves and following.mine:
             self._make_hungry(following)
         self._move_on(following)
+        if following.quota is not None and not following.stopping:
+            self._look_ahead(worker.slot)
 
     def start_failed(self, slot: int) -> None:
         """Take note that a worker could not be started, and is going to be tried again (an item)."""

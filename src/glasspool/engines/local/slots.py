@@ -2,15 +2,17 @@
 
 The worker *in charge* of a slot is given tasks. Once it is *retiring* (its last task is near), its *heir*
 is started, and is given nothing before the other has answered all that it was sent: so no more tasks
-run at once than the pool has slots, and the next worker is warm before the old one leaves. A worker
-that is *dismissed* (the pool was made smaller) leaves after the task that it runs, without an heir.
+run at once than the pool has slots, and the next worker is warm before the old one leaves. Where a
+worker's tasks take less time than the start of the next, an heir may be retiring too, and have an heir
+of its own: the workers of a slot form a line. A worker that is *dismissed* (the pool was made smaller)
+leaves after the task that it runs, without an heir.
 
 Pure: no thread, no I/O. The collector calls it, and acts. Invariants:
 
-* a slot has at most one worker in charge and at most one heir, and no heir without one in charge;
-* exactly the workers in charge that are not dismissed *serve*: may be given tasks;
-* for each retiring worker one start was asked for; it ends as its heir, or as a failure that is told
-  (then the worker goes *alone*).
+* exactly the first in each line *serves* (may be given tasks), unless it is dismissed;
+* all but the last in a line are retiring;
+* for each retiring worker one start was asked for. It ends as the next in line, or as a failure that is
+  told (then the worker goes *alone*).
 """
 
 from __future__ import annotations
@@ -46,70 +48,69 @@ class Slots:
 
     def __init__(self, size: int) -> None:
         self.size = size
-        self.charge: dict[int, Worker] = {}
-        self.heirs: dict[int, Worker] = {}
+        self.lines: dict[int, list[Worker]] = {}
         self._changes: list[Change] = []
+
+    def in_charge(self, slot: int) -> Worker | None:
+        """Return the worker that is in charge of a slot, or None."""
+        line = self.lines.get(slot)
+        return line[0] if line else None
 
     def settle(self, worker: Worker) -> bool:
         """Give a started worker its place; False if nobody needs it."""
         slot = worker.slot
         if slot >= self.size:
             return False
-        other = self.charge.get(slot)
-        if other is None or other.stopping or other.dead:
-            self.charge[slot] = worker
-        elif other.retiring and slot not in self.heirs:
-            other.alone = False
+        line = self.lines.setdefault(slot, [])
+        # Some leave for other reasons than those told here, and are replaced before they are gone.
+        line[:] = [other for other in line if not (other.stopping or other.dead)]
+        if line and not line[-1].retiring:
+            if line[-1].wanted:
+                return False
+            line.clear()
+        if line:
+            line[-1].alone = False
             worker.serves = False
-            self.heirs[slot] = worker
-        elif not other.wanted and not other.retiring:
-            self.charge[slot] = worker  # it has been replaced, for a reason of the collector's
-        else:
-            return False
+        line.append(worker)
         self.progress(slot)
         return True
 
     def vacate(self, worker: Worker) -> Worker | None:
         """Take a worker out that is gone, or leaves.
 
-        Returns the worker whose turn may have come: its heir, which is in charge now; or the one
-        whose heir it was, which will get no other as soon as that.
+        Returns the one that is in charge of its slot now, whose turn to come or to go this may be.
         """
-        slot = worker.slot
-        if self.heirs.get(slot) is worker:
-            del self.heirs[slot]
-            other = self.charge[slot]
-            other.alone = True
-            return other
-        if self.charge.get(slot) is not worker:
+        line = self.lines.get(worker.slot)
+        if line is None or worker not in line:
             return None
-        del self.charge[slot]
-        heir = self.heirs.pop(slot, None)
-        if heir is not None:
-            heir.serves = True
-            self.charge[slot] = heir
-        return heir
+        if line[-1] is worker and len(line) > 1:
+            line[-2].alone = True  # it will get no other heir as soon as that
+        line.remove(worker)
+        if not line:
+            del self.lines[worker.slot]
+            return None
+        line[0].serves = not line[0].dismissed
+        return line[0]
 
     def has_successor(self, worker: Worker) -> bool:
-        """Tell whether a worker that is done may leave: its heir is ready, or will not come soon."""
-        heir = self.heirs.get(worker.slot)
-        return worker.alone if heir is None else heir.ready
+        """Tell whether the worker in charge may leave: its heir is ready, or will not come soon."""
+        line = self.lines[worker.slot]
+        return line[1].ready if len(line) > 1 else worker.alone
 
     def start_failed(self, slot: int) -> Worker | None:
-        """Note that no worker could be started for a slot; returns the one that waits for its heir."""
+        """Note that no worker could be started for a slot; returns the one that is in charge of it."""
         self.progress(slot)
-        worker = self.charge.get(slot)
-        if worker is None or not worker.retiring or slot in self.heirs:
+        line = self.lines.get(slot)
+        if not line:
             return None
-        worker.alone = True
-        return worker
+        line[-1].alone = line[-1].retiring
+        return line[0]
 
     def shrink(self, size: int) -> list[Worker]:
         """Take away the slots from ``size`` on; returns the workers that are to be dismissed."""
         self.size = size
-        leaving: list[Worker] = []
-        for table in (self.heirs, self.charge):
-            leaving += [worker for slot, worker in table.items() if slot >= size]
+        lines = [line for slot, line in self.lines.items() if slot >= size]
+        leaving = [worker for line in lines for worker in reversed(line)]
         for slot in [slot for change in self._changes for slot in change.missing if slot >= size]:
             self.progress(slot)
         return leaving
@@ -124,7 +125,7 @@ class Slots:
         needed: list[int] = []
         staying: list[Worker] = []
         for slot in range(old, size):
-            worker = self.charge.get(slot)
+            worker = self.in_charge(slot)
             if worker is not None and not worker.stopping and not worker.dead:
                 staying.append(worker)
             else:
