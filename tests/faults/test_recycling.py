@@ -50,7 +50,7 @@ def is_at_rest(pool: glasspool.Pool, size: int) -> bool:
 
 def test_one_task_each_with_large_results(ctx: BaseContext, start_method: str) -> None:
     """Every task has a worker of its own, and every large result arrives."""
-    count = {"fork": 200, "forkserver": 40, "spawn": 12}[start_method]
+    count = {"fork": 100, "forkserver": 30, "spawn": 8}[start_method]
     with running(2, ctx, maxtasksperchild=1) as pool:
         seen = []
         for number, pid, body in pool.imap(tasks.numbered, [(i, MEGABYTE) for i in range(count)]):
@@ -160,10 +160,11 @@ def test_the_next_worker_fails_to_start(gate: Gate) -> None:
 
 def test_workers_are_killed_between_one_task_workers() -> None:
     """Every task ends once, as its result or as lost with its worker; the pool keeps its size."""
+    count = 100
     choose = random.Random(12)
     with running(3, maxtasksperchild=1) as pool:
-        results = [pool.apply_async(tasks.numbered, ((i, 100_000),)) for i in range(200)]
-        for at in range(10, 200, 10):
+        results = [pool.apply_async(tasks.numbered, ((i, 100_000),)) for i in range(count)]
+        for at in range(10, count, 10):
             results[at].wait(LIMIT_S)
             workers = list(pool._engine.handler.workers.copy().values())
             victim = choose.choice([w.pid for w in workers if w.pid])
@@ -176,8 +177,8 @@ def test_workers_are_killed_between_one_task_workers() -> None:
             except glasspool.WorkerDied:
                 lost += 1
         stats = pool.stats()
-        assert (stats["done"], stats["lost"]) == (200 - lost, lost)
-        assert lost <= 19
+        assert (stats["done"], stats["lost"]) == (count - lost, lost)
+        assert lost <= 9
         wait_until(lambda: is_at_rest(pool, 3), "three workers at rest")
         pool._engine.collector.ledger.check()
 
@@ -185,7 +186,7 @@ def test_workers_are_killed_between_one_task_workers() -> None:
 def test_slots_stay_unique_among_the_ready() -> None:
     """At any moment each slot has at most one worker that is idle or busy."""
     with running(3, maxtasksperchild=2) as pool:
-        result = pool.map_async(tasks.span, [0.001] * 300, chunksize=1)
+        result = pool.map_async(tasks.span, [0.001] * 100, chunksize=1)
         looks = 0
         while not result.ready():
             slots = [w.slot for w in pool.inspect().workers if w.state in ("idle", "busy")]
@@ -216,7 +217,7 @@ def test_never_fewer_workers_than_slots() -> None:
     """Without deaths, whoever looks finds each slot with a worker that is ready."""
     with running(2, maxtasksperchild=1) as pool:
         wait_until(lambda: is_at_rest(pool, 2), "two workers at rest")
-        result = pool.map_async(tasks.span, [0.001] * 200, chunksize=1)
+        result = pool.map_async(tasks.span, [0.001] * 80, chunksize=1)
         while not result.ready():
             assert sorted(settled_slots(pool)) == [0, 1]
         result.get(LIMIT_S)
