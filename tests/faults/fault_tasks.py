@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import multiprocessing
 import os
 import signal
 import sys
@@ -286,3 +287,9 @@ def fail_second_initializer(names: tuple[str, ...], *values: Any) -> None:
         _kept["count"].value += 1
         if _kept["count"].value == 2:
             raise RuntimeError("the second one fails")
+
+
+def has_parent(value: Any = None) -> bool:
+    """Tell whether multiprocessing says that our parent lives."""
+    parent = multiprocessing.parent_process()
+    return parent is not None and parent.is_alive()

@@ -275,6 +275,21 @@ def descriptors() -> int:
     return len(os.listdir("/proc/self/fd"))
 
 
+def test_three_descriptors_for_each_worker(ctx: BaseContext) -> None:
+    """A worker costs the parent three descriptors at most, and still knows whether that lives."""
+    with running(1, ctx) as pool:
+        wait_until(lambda: is_at_rest(pool, 1), "one worker at rest")
+        pool.apply(tasks.pid)
+        before = descriptors()
+        pool.resize(7)
+        wait_until(lambda: is_at_rest(pool, 7), "seven workers at rest")
+        wait_until(lambda: descriptors() <= before + 6 * 3, "pipes are closed")
+        assert all(pool.map(tasks.has_parent, range(20), chunksize=1))
+        pool.resize(1)
+        wait_until(lambda: is_at_rest(pool, 1), "one worker at rest")
+        wait_until(lambda: descriptors() <= before, "descriptors are closed")
+
+
 def test_many_workers() -> None:
     """Two hundred workers: three descriptors each at most, tasks run, fifty kills cost fifty tasks."""
     size = 200

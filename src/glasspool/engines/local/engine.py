@@ -437,6 +437,8 @@ class LocalEngine:
     def worker_ready(self, worker: Worker) -> None:
         """A worker has run the initializer (collector)."""
         self._failures = 0
+        if self.start_method != "fork":
+            self.handler.mailbox.put(lambda: self.handler.is_ready(worker))
 
     def initializer_failed(self, worker: Worker, body: bytes) -> None:
         """A worker's initializer raised; the worker leaves (collector)."""

@@ -131,6 +131,24 @@ class ContextStarter:
         return made
 
 
+def close_parent_pipe(process: BaseProcess) -> None:
+    """Close the pipe by which a worker that was started so would see our end.
+
+    It watches a pidfd instead (``worker.watch_parent``), so that it needs three descriptors of ours and
+    not four.
+    """
+    popen: Any = getattr(process, "_popen", None)
+    finalizer = getattr(popen, "finalizer", None)
+    if finalizer is None or not finalizer.still_active():
+        return
+    fds = finalizer._args
+    finalizer.cancel()
+    popen.finalizer = util.Finalize(popen, os.close, (popen.sentinel,))
+    for fd in fds:
+        if fd != popen.sentinel:
+            os.close(fd)
+
+
 def _start_fork_server() -> None:
     """Start multiprocessing's fork server, if it does not run, with our modules loaded in it.
 

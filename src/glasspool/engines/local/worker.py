@@ -16,6 +16,7 @@ import atexit
 import contextlib
 import itertools
 import marshal
+import multiprocessing
 import os
 import signal
 import socket
@@ -96,6 +97,8 @@ def main(
     global _here
     if setup.template is not None:
         kernel.die_with_parent(setup.template)
+    else:
+        watch_parent(setup.parent)
     _let_fork_server_go()
     _reset_signals()
     if setup.forked:
@@ -590,6 +593,14 @@ def _task_frames(frame: FrameType | None) -> list[tuple[str, int, str]]:
     while frames and frames[0][0] in _OWN_FILES:
         del frames[0]
     return frames
+
+
+def watch_parent(pid: int) -> None:
+    """Let ``multiprocessing.parent_process()`` watch a pidfd: the parent closes the pipe (at HELLO)."""
+    parent: Any = multiprocessing.parent_process()
+    pidfd = kernel.open_pidfd(pid)
+    if parent is not None and pidfd is not None:
+        parent._sentinel = pidfd
 
 
 def _let_fork_server_go() -> None:

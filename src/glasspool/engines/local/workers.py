@@ -34,6 +34,7 @@ from glasspool.engines.local.processes import (
     ForkedChild,
     Recipe,
     TemplateStarter,
+    close_parent_pipe,
     tokens,
 )
 from glasspool.engines.local.timers import Timers
@@ -302,6 +303,11 @@ class WorkerHandler:
         if self._without_record:
             slot = self._without_record.popleft()
             self.mailbox.put(lambda: self._engine.start_slot(slot))
+
+    def is_ready(self, worker: Worker) -> None:
+        """A worker has said hello: it watches us by a pidfd, if there is such a thing (an item)."""
+        if isinstance(self.starter, ContextStarter) and worker.pidfd is not None and worker.process:
+            close_parent_pipe(worker.process)
 
     def _setup(self, worker: Worker) -> Setup:
         return Setup(
