@@ -20,7 +20,7 @@ from test_first_faults import LIMIT_S, Gate, wait_until
 from test_recycling import is_at_rest, running
 
 import glasspool
-from glasspool.engines.local import scoreboard
+from glasspool.engines.local import scoreboard, workers
 
 
 @pytest.fixture
@@ -270,6 +270,15 @@ def test_no_memory_for_one_more_worker(monkeypatch: pytest.MonkeyPatch) -> None:
         wait_until(lambda: is_at_rest(pool, 14), "fourteen workers at rest")
 
 
+def test_starts_wait_for_the_template(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many workers are wanted at once, only some requests are under way to the template."""
+    monkeypatch.setattr(workers, "STARTS_AT_ONCE", 2)
+    with running(9) as pool:
+        pool.resize(16)
+        assert pool.map(tasks.square, range(100), chunksize=1) == [i * i for i in range(100)]
+        wait_until(lambda: is_at_rest(pool, 16), "sixteen workers at rest")
+
+
 def descriptors() -> int:
     """Return how many descriptors this process has."""
     return len(os.listdir("/proc/self/fd"))
@@ -298,10 +307,10 @@ def test_many_workers() -> None:
         wait_until(lambda: is_at_rest(pool, size), "all workers at rest")
         assert descriptors() - before <= 3 * size
         assert pool.map(tasks.square, range(2000), chunksize=1) == [i * i for i in range(2000)]
-        workers = pool.inspect().workers
-        assert [w.slot for w in workers] == list(range(size))
+        seen = pool.inspect().workers
+        assert [w.slot for w in seen] == list(range(size))
         results = [pool.apply_async(tasks.sleep, (0.5,)) for _ in range(size)]
-        for worker in workers[::4]:
+        for worker in seen[::4]:
             os.kill(worker.pid, signal.SIGKILL)
         lost = 0
         for result in results:

@@ -51,6 +51,8 @@ STATUS_LIMIT_S = 1.0
 MAX_FAULTS = 20
 BEGIN_LIMIT_S = 0.1
 """A worker that has not begun its next task after so long is stopped, or gets no processor."""
+STARTS_AT_ONCE = 64
+"""So many starts may be with the template: we never wait for it to read, as it may wait for us."""
 
 
 class Worker:
@@ -127,7 +129,9 @@ class WorkerHandler:
         self.workers: dict[int, Worker] = {}  # by token
         self._by_fd: dict[int, Worker] = {}
         self._records = list(range(recipe.boxes.count - 1, -1, -1))
-        self._without_record: deque[int] = deque()  # slots whose start waits for one
+        # Slots whose start is put off until there is a record, and until the template keeps up.
+        self._put_off: deque[int] = deque()
+        self._unreported = 0
         self._poll = select.poll()
         self._poll.register(self.mailbox.fd, select.POLLIN)
         self._server: socket.socket | None = None
@@ -235,15 +239,18 @@ class WorkerHandler:
     # Starting -------------------------------------------------------------------------------------
 
     def start(self, slot: int) -> None:
-        """Start a worker for a slot; while no record is free, put it off until one is.
+        """Start a worker for a slot, or put that off: no record is free, or the template has much to do.
 
         Raises:
             Exception: It cannot be started (its arguments cannot be pickled, no process to be had).
         """
         if self._finishing:
             return
+        if self._unreported >= STARTS_AT_ONCE:
+            self._put_off.append(slot)
+            return
         if not self._records:
-            self._without_record.append(slot)
+            self._put_off.append(slot)
             self._engine.start_put_off(slot)
             return
         board = self._recipe.board
@@ -271,7 +278,9 @@ class WorkerHandler:
         finally:
             theirs.close()
         self.workers[worker.token] = worker
-        if isinstance(starter, ContextStarter):
+        if isinstance(starter, TemplateStarter):
+            self._unreported += 1
+        elif isinstance(starter, ContextStarter):
             self._has_pid(worker, int(worker.process.pid or 0))
             if len(self.workers) >= self._engine.size:
                 starter.start_nanny()
@@ -300,8 +309,12 @@ class WorkerHandler:
         """Let the next worker have a record; one may be waiting for it."""
         self._recipe.board.set_word(record, sb.W_STATE, sb.FREE)
         self._records.append(record)
-        if self._without_record:
-            slot = self._without_record.popleft()
+        self._start_next()
+
+    def _start_next(self) -> None:
+        """Go on with a start that was put off, if there is one."""
+        if self._put_off:
+            slot = self._put_off.popleft()
             self.mailbox.put(lambda: self._engine.start_slot(slot))
 
     def is_ready(self, worker: Worker) -> None:
@@ -357,11 +370,17 @@ class WorkerHandler:
             if worker is None:
                 continue
             if kind == "started":
+                self._reported()
                 self._has_pid(worker, rest[0])
             elif kind == "failed":
+                self._reported()
                 self._not_started(worker, OSError(rest[0], os.strerror(rest[0])))
             elif kind == "exited":
                 self._died(worker, os.waitstatus_to_exitcode(rest[1]))
+
+    def _reported(self) -> None:
+        self._unreported -= 1
+        self._start_next()
 
     def _lost_template(self, starter: TemplateStarter) -> None:
         self._poll.unregister(starter.template.end.fileno())
