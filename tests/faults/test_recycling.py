@@ -14,9 +14,10 @@ from typing import Any
 
 import fault_tasks as tasks
 import pytest
-from test_first_faults import LIMIT_S, Gate, wait_until
 
 import glasspool
+from gates import Gate
+from pools import LIMIT_S, wait_until
 
 MEGABYTE = 1 << 20
 
@@ -32,14 +33,6 @@ def running(size: int, ctx: BaseContext | None = None, **kwds: Any) -> Iterator[
         pool.terminate()
         assert pool._engine.done.wait(LIMIT_S), f"{pool.name} does not end"
         pool.join()
-
-
-@pytest.fixture
-def gate(leak_check: None) -> Iterator[Gate]:
-    """Return a gate for pools under fork."""
-    made = Gate(multiprocessing.get_context("fork"))
-    yield made
-    made.drop()
 
 
 def is_at_rest(pool: glasspool.Pool, size: int) -> bool:
@@ -73,66 +66,66 @@ def test_no_more_tasks_at_once_than_workers(limit: int) -> None:
         assert max(shares.count(pid) for pid in set(shares)) <= limit
 
 
-def test_the_old_worker_stays_until_the_next_one_is_ready(gate: Gate) -> None:
+def test_the_old_worker_stays_until_the_next_one_is_ready(forked_gate: Gate) -> None:
     """While the next worker runs its initializer, the old one is there; its result is not delayed."""
     with running(
         1,
         initializer=tasks.slow_initializer_from_second,
-        initargs=(gate.names, *gate.values),
+        initargs=(forked_gate.names, *forked_gate.values),
         maxtasksperchild=1,
     ) as pool:
         (old,) = pool.inspect().workers
         assert pool.apply_async(tasks.pid).get(LIMIT_S) == old.pid
         following = pool.apply_async(tasks.pid)
-        gate.wait_for_tasks()  # the next worker is in its initializer
+        forked_gate.wait_for_tasks()  # the next worker is in its initializer
         workers = pool.inspect().workers
         assert (workers[0].slot, workers[0].pid, workers[0].state) == (0, old.pid, "idle")
         assert [w.state for w in workers[1:]] == ["initializing"]
         assert not following.ready()
-        gate.event.set()
+        forked_gate.open()
         assert following.get(LIMIT_S) != old.pid
         wait_until(lambda: old.pid not in {w.pid for w in pool.inspect().workers}, "it leaves")
 
 
-def test_a_warm_worker_waits_for_its_turn(gate: Gate) -> None:
+def test_a_warm_worker_waits_for_its_turn(forked_gate: Gate) -> None:
     """The next worker is shown as spare while the old one runs its last task."""
-    with running(1, maxtasksperchild=1, **gate.arguments) as pool:
+    with running(1, maxtasksperchild=1, **forked_gate.arguments) as pool:
         first = pool.apply_async(tasks.started_then_wait)
         second = pool.apply_async(tasks.pid)
-        gate.wait_for_tasks()
+        forked_gate.wait_for_tasks()
         wait_until(
             lambda: [w.state for w in pool.inspect().workers] == ["busy", "spare"],
             "the next worker is ready",
         )
         spare = pool.inspect().workers[1]
         assert pool.stats()["idle"] == 0
-        gate.event.set()
+        forked_gate.open()
         assert first.get(LIMIT_S) != spare.pid
         assert second.get(LIMIT_S) == spare.pid
 
 
-def test_a_spare_worker_is_killed(gate: Gate) -> None:
+def test_a_spare_worker_is_killed(forked_gate: Gate) -> None:
     """It costs no task: another one takes its place."""
-    with running(1, maxtasksperchild=1, **gate.arguments) as pool:
+    with running(1, maxtasksperchild=1, **forked_gate.arguments) as pool:
         first = pool.apply_async(tasks.started_then_wait)
         second = pool.apply_async(tasks.pid)
-        gate.wait_for_tasks()
+        forked_gate.wait_for_tasks()
         wait_until(lambda: len(pool.inspect().workers) == 2, "the next worker is there")
         wait_until(lambda: pool.inspect().workers[1].state == "spare", "it is ready")
         spare = pool.inspect().workers[1].pid
         os.kill(spare, signal.SIGKILL)
         wait_until(lambda: pool.stats()["deaths"] == 1, "its death is noted")
-        gate.event.set()
+        forked_gate.open()
         assert first.get(LIMIT_S)
         assert second.get(LIMIT_S) != spare
         wait_until(lambda: is_at_rest(pool, 1), "one worker at rest")
 
 
-def test_the_old_worker_is_killed_in_its_last_task(gate: Gate) -> None:
+def test_the_old_worker_is_killed_in_its_last_task(forked_gate: Gate) -> None:
     """Its task is lost; the worker that follows takes over, and no third one is started."""
-    with running(1, maxtasksperchild=1, **gate.arguments) as pool:
+    with running(1, maxtasksperchild=1, **forked_gate.arguments) as pool:
         first = pool.apply_async(tasks.started_then_wait)
-        gate.wait_for_tasks()
+        forked_gate.wait_for_tasks()
         wait_until(
             lambda: [w.state for w in pool.inspect().workers] == ["busy", "spare"],
             "the next worker is ready",
@@ -145,12 +138,16 @@ def test_the_old_worker_is_killed_in_its_last_task(gate: Gate) -> None:
         wait_until(lambda: is_at_rest(pool, 1), "one worker at rest")
 
 
-def test_the_next_worker_fails_to_start(gate: Gate) -> None:
+def test_the_next_worker_fails_to_start(forked_gate: Gate) -> None:
     """The old worker leaves all the same, and a later attempt brings the next one."""
     with running(
         1,
         initializer=tasks.fail_second_initializer,
-        initargs=(gate.names, *gate.values, multiprocessing.get_context("fork").Value("i")),
+        initargs=(
+            forked_gate.names,
+            *forked_gate.values,
+            multiprocessing.get_context("fork").Value("i"),
+        ),
         maxtasksperchild=1,
     ) as pool:
         pids = [pool.apply_async(tasks.pid) for _ in range(4)]

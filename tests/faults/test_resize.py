@@ -10,25 +10,17 @@ import random
 import signal
 import threading
 import time
-from collections.abc import Iterator
 from multiprocessing.context import BaseContext
 from typing import Any
 
 import fault_tasks as tasks
 import pytest
-from test_first_faults import LIMIT_S, Gate, wait_until
 from test_recycling import is_at_rest, running
 
 import glasspool
+from gates import Gate
 from glasspool.engines.local import scoreboard, workers
-
-
-@pytest.fixture
-def gate(leak_check: None) -> Iterator[Gate]:
-    """Return a gate for pools under fork."""
-    made = Gate(multiprocessing.get_context("fork"))
-    yield made
-    made.drop()
+from pools import LIMIT_S, wait_until
 
 
 def test_up_and_down(ctx: BaseContext) -> None:
@@ -47,53 +39,53 @@ def test_up_and_down(ctx: BaseContext) -> None:
         assert pool.map(tasks.square, range(100), chunksize=1) == [i * i for i in range(100)]
 
 
-def test_no_task_is_interrupted(gate: Gate) -> None:
+def test_no_task_is_interrupted(forked_gate: Gate) -> None:
     """A worker that is one too many ends its task first; what it had not begun goes to others."""
-    with running(3, **gate.arguments) as pool:
+    with running(3, **forked_gate.arguments) as pool:
         held = [pool.apply_async(tasks.started_then_wait) for _ in range(3)]
-        gate.wait_for_tasks(3)
+        forked_gate.wait_for_tasks(3)
         pool.resize(1)
         assert pool.stats()["busy"] == 3
         behind = pool.map_async(tasks.square, range(50), chunksize=1)
-        gate.event.set()
+        forked_gate.open()
         assert len({result.get(LIMIT_S) for result in held}) == 3
         assert behind.get(LIMIT_S) == [i * i for i in range(50)]
         wait_until(lambda: is_at_rest(pool, 1), "one worker at rest")
         assert pool.stats()["deaths"] == 0
 
 
-def test_unbegun_tasks_move(gate: Gate) -> None:
+def test_unbegun_tasks_move(forked_gate: Gate) -> None:
     """Tasks that lie behind a long one at a worker that is to leave run elsewhere meanwhile."""
-    with running(2, **gate.arguments) as pool:
+    with running(2, **forked_gate.arguments) as pool:
         assert pool.map(tasks.square, range(2000), chunksize=1)
         first = pool.apply_async(tasks.started_then_wait)
-        gate.wait_for_tasks()
+        forked_gate.wait_for_tasks()
         second = pool.map_async(tasks.square, range(2000), chunksize=1)
         pool.resize(1)
         if first.info.slot == 0:
-            gate.event.set()  # it stays; nobody else may run the others then
+            forked_gate.open()  # it stays; nobody else may run the others then
         assert second.get(LIMIT_S) == [i * i for i in range(2000)]
-        gate.event.set()
+        forked_gate.open()
         first.get(LIMIT_S)
 
 
-def test_a_worker_that_has_not_left_stays(gate: Gate) -> None:
+def test_a_worker_that_has_not_left_stays(forked_gate: Gate) -> None:
     """Made larger again in time, the pool keeps the workers that were to leave."""
-    with running(2, **gate.arguments) as pool:
+    with running(2, **forked_gate.arguments) as pool:
         held = [pool.apply_async(tasks.started_then_wait) for _ in range(2)]
-        gate.wait_for_tasks(2)
+        forked_gate.wait_for_tasks(2)
         pids = {w.pid for w in pool.inspect().workers}
         pool.resize(1)
         pool.resize(2)
-        gate.event.set()
+        forked_gate.open()
         assert {result.get(LIMIT_S) for result in held} == pids
         wait_until(lambda: is_at_rest(pool, 2), "two workers at rest")
         assert {w.pid for w in pool.inspect().workers} == pids
 
 
-def test_a_worker_that_a_caller_uses(gate: Gate) -> None:
+def test_a_worker_that_a_caller_uses(forked_gate: Gate) -> None:
     """A worker that runs a direct call leaves after it."""
-    with running(2, **gate.arguments) as pool:
+    with running(2, **forked_gate.arguments) as pool:
         got: list[int] = []
         callers = [
             threading.Thread(target=lambda: got.append(pool.apply(tasks.started_then_wait)))
@@ -101,9 +93,9 @@ def test_a_worker_that_a_caller_uses(gate: Gate) -> None:
         ]
         for caller in callers:
             caller.start()
-        gate.wait_for_tasks(2)
+        forked_gate.wait_for_tasks(2)
         pool.resize(1)
-        gate.event.set()
+        forked_gate.open()
         for caller in callers:
             caller.join(LIMIT_S)
         assert len(set(got)) == 2
