@@ -87,10 +87,12 @@ def describe(engine: LocalEngine, *, stacks: bool = False, alone: bool = True) -
             parent,
             *_template(engine),
             *stock.server_processes(engine.start_method),
-            *(
-                described
-                for worker in workers
-                if (described := _worker(engine, worker, told)) is not None
+            *_with_places(
+                [
+                    (worker, described)
+                    for worker in workers
+                    if (described := _worker(engine, worker, told)) is not None
+                ]
             ),
         ),
         tasks=tuple(_open_tasks(engine)),
@@ -259,20 +261,31 @@ def _living_worker(
     return replace(
         described,
         name=process.name if process is not None else described.name,
-        state=_place(worker, described.state),
         threads=tuple(
             _worker_thread(engine, worker, thread, task, answer_of) for thread in described.threads
         ),
     )
 
 
+def _with_places(seen: list[tuple[Worker, ProcessInfo]]) -> list[ProcessInfo]:
+    """Say of the workers at rest whether they are to get tasks.
+
+    All at once and last: so no slot seems to have two workers because it changed hands meanwhile.
+    """
+    places = [_place(worker, described.state) for worker, described in seen]
+    return [
+        replace(described, state=place) for (_, described), place in zip(seen, places, strict=True)
+    ]
+
+
 def _place(worker: Worker, state: str) -> str:
-    """Say of a worker at rest whether it is to get tasks."""
-    if state != "idle":
+    if state not in ("idle", "busy"):
         return state
-    if worker.stopping or worker.dismissed:
+    held = worker.held
+    is_done = state == "idle" or (held is not None and worker.answered == held.next_seq)
+    if is_done and (worker.stopping or worker.dismissed):
         return "leaving"
-    return "idle" if worker.serves else "spare"
+    return state if worker.serves or state == "busy" else "spare"
 
 
 def _starting(engine: LocalEngine, worker: Worker) -> ProcessInfo | None:
