@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     )
     from glasspool.observe.entry import inspect, name_threads
     from glasspool.pool import Pool
-    from glasspool.registry import ForkWarning
+    from glasspool.registry import ForkWarning, StallWarning
     from glasspool.replacement import install, uninstall
     from glasspool.results import AsyncResult, IMapIterator, MapResult
     from glasspool.snapshot import (
@@ -62,6 +62,7 @@ __all__ = [
     "ProcessInfo",
     "SerializationError",
     "Snapshot",
+    "StallWarning",
     "TaskCancelled",
     "TaskExit",
     "TaskInfo",
@@ -84,7 +85,7 @@ _HOME = {
         TaskCancelled TaskExit TaskTimeout WorkerDied""",
     "glasspool.observe.entry": "inspect name_threads",
     "glasspool.pool": "Pool",
-    "glasspool.registry": "ForkWarning",
+    "glasspool.registry": "ForkWarning StallWarning",
     "glasspool.replacement": "install uninstall",
     "glasspool.results": "AsyncResult IMapIterator MapResult",
     "glasspool.snapshot": """DeathCertificate Evidence Frame InitializerInfo PoolInfo ProcessInfo

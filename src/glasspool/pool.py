@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from typing import Unpack
 
     from glasspool.engines.local.callables import Known
+    from glasspool.engines.local.stall import Stall
     from glasspool.options import Limits
     from glasspool.snapshot import Snapshot, ThreadInfo
 
@@ -654,9 +655,12 @@ class Pool(multiprocessing.pool.Pool):
 def _start_engine(plan: Plan, where: tuple[str, int]) -> LocalEngine:
     engine = LocalEngine(plan)
     engine.answerer = _answer
+    engine.stall.tell = _tell_of_stall
+    engine.stall.processor_time = _processor_time
     try:
         if engine.start_method == "fork":
-            with registry.forking(where):
+            with registry.forking(where) as beside:
+                engine.forked_beside = beside
                 engine.prepare()
         else:
             engine.prepare()
@@ -671,6 +675,18 @@ def _answer(engine: LocalEngine, question: Mapping[str, Any]) -> dict[str, Any]:
     from glasspool.observe import roster  # not before somebody asks
 
     return roster.answer(engine, question)
+
+
+def _tell_of_stall(engine: LocalEngine, stall: Stall) -> None:
+    from glasspool.observe import stall as words  # not before there is one
+
+    words.warn(engine, stall)
+
+
+def _processor_time(engine: LocalEngine) -> dict[int, float]:
+    from glasspool.observe import stall  # not before nothing has moved for a while
+
+    return stall.processor_time(engine)
 
 
 def _check_arguments(initializer: object, maxtasksperchild: object, engine: object) -> None:

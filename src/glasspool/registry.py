@@ -46,6 +46,10 @@ class ForkWarning(RuntimeWarning):
     """
 
 
+class StallWarning(RuntimeWarning):
+    """A pool has work, and nothing has moved for ``stall_after`` seconds: the text says why."""
+
+
 def new_name(name: str | None) -> tuple[str, int]:
     """Return a name that no pool of this process has, and the pool's number.
 
@@ -138,10 +142,11 @@ def _run_hooks(engine: LocalEngine) -> None:
 
 
 @contextlib.contextmanager
-def forking(where: tuple[str, int]) -> Iterator[None]:
+def forking(where: tuple[str, int]) -> Iterator[tuple[str, ...]]:
     """Let the caller fork this process, with the helper threads of all our pools out of existence.
 
-    Threads of the program itself cannot be stopped; if there are any, one warning names them.
+    Threads of the program itself cannot be stopped; if there are any, one warning names them, and so
+    does the value.
     """
     with _making:
         engines = live_engines()
@@ -150,8 +155,7 @@ def forking(where: tuple[str, int]) -> Iterator[None]:
             for engine in engines:
                 gone += engine.park()
             _wait_until_gone(gone)
-            _warn_of_threads(where)
-            yield
+            yield _warn_of_threads(where)
         finally:
             for engine in engines:
                 engine.resume()
@@ -169,11 +173,11 @@ def _wait_until_gone(native_ids: list[int]) -> None:
             os.sched_yield()
 
 
-def _warn_of_threads(where: tuple[str, int]) -> None:
+def _warn_of_threads(where: tuple[str, int]) -> tuple[str, ...]:
     me = threading.current_thread()
-    others = [thread.name for thread in threading.enumerate() if thread is not me]
+    others = tuple(thread.name for thread in threading.enumerate() if thread is not me)
     if not others:
-        return
+        return ()
     file, line = where
     warnings.warn_explicit(
         "a glasspool pool forks this process while other threads are alive: "
@@ -184,6 +188,7 @@ def _warn_of_threads(where: tuple[str, int]) -> None:
         file,
         line,
     )
+    return others
 
 
 def caller_place() -> tuple[str, int]:

@@ -203,7 +203,8 @@ class PoolInfo:
     ``kind`` is ``glasspool.Pool`` for ours, ``multiprocessing.Pool`` and so on for others.
     ``made_at`` is ``FILE:LINE`` of the call that made it. ``stats`` are the counters of
     ``Pool.stats()``. ``ended`` are workers that have been replaced, oldest first. ``notes``
-    are sentences on what could not be seen, and why.
+    are sentences on what could not be seen, and why. ``forked_beside`` names the program's threads
+    that were alive when the pool forked its workers' template.
     """
 
     name: str
@@ -220,6 +221,7 @@ class PoolInfo:
     deaths: tuple[DeathCertificate, ...] = ()
     ended: tuple[ProcessInfo, ...] = ()
     notes: tuple[str, ...] = ()
+    forked_beside: tuple[str, ...] = ()
 
     @property
     def workers(self) -> tuple[ProcessInfo, ...]:
@@ -392,5 +394,6 @@ def _pool(plain: Mapping[str, Any]) -> PoolInfo:
         ),
         ended=tuple(_process(p) for p in plain.get("ended", ())),
         notes=tuple(plain.get("notes", ())),
+        forked_beside=tuple(plain.get("forked_beside", ())),
     )
     return built

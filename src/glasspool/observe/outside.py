@@ -418,7 +418,9 @@ def _thread(
         name=name,
         native_id=thread.tid,
         roles=roles,
-        state=procfs.state_words(thread) if task is None else f"in {task.function}",
+        state=f"in {task.function}"
+        if task is not None and thread.state not in "Tt"
+        else procfs.state_words(thread),
         ident=ident,
         is_main=thread.tid == thread.pid,
         python=roles != ("native",),

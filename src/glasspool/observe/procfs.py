@@ -186,6 +186,27 @@ def process(pid: int) -> OsProcess | None:
     )
 
 
+def family_cpu_s(pid: int) -> float:
+    """Return the processor time of a process and of all that descend from it, in seconds.
+
+    With what its ended children used, if it has waited for them. 0 if it has ended.
+    """
+    if not HAS_PROC:
+        told = _ask_psutil(pid, lambda p: [p, *p.children(recursive=True)]) or []
+        return sum(sum(_ask_psutil(p.pid, lambda q: q.cpu_times()) or ()) for p in told)
+    total, waiting, seen = 0, [pid], {pid}
+    while waiting:
+        one = waiting.pop()
+        stat = _stat(f"/proc/{one}/stat")
+        if stat is not None:
+            total += sum(map(int, stat[1][_UTIME : _UTIME + 4]))
+        # A process may get its parent's number again while we walk: each is counted once.
+        fresh = [child for child in _listed_children(one) if child not in seen]
+        seen.update(fresh)
+        waiting.extend(fresh)
+    return total / _TICKS_PER_S
+
+
 def children(pid: int) -> tuple[int, ...]:
     """List the child processes of a process, in order of their pids."""
     if HAS_PROC:

@@ -84,7 +84,7 @@ def describe(engine: LocalEngine, *, stacks: bool = False, alone: bool = True) -
         kind="glasspool.Pool",
         pid=os.getpid(),
         processes=(
-            parent,
+            _with_callback_time(engine, parent),
             *_template(engine),
             *stock.server_processes(engine.start_method),
             *_with_places(
@@ -105,6 +105,7 @@ def describe(engine: LocalEngine, *, stacks: bool = False, alone: bool = True) -
         deaths=tuple(engine.deaths),
         ended=tuple(_grave(engine, grave) for grave in list(engine.graves)),
         notes=_notes(engine),
+        forked_beside=engine.forked_beside,
     )
 
 
@@ -188,6 +189,22 @@ class _Classifier:
             return verdict
         what = self._callers.get(thread.ident or 0)
         return None if what is None else (("caller",), what, None)
+
+
+def _with_callback_time(engine: LocalEngine, parent: ProcessInfo) -> ProcessInfo:
+    """Add for how long a callback has run."""
+    if engine.calling_back is None:
+        return parent
+    since_s = time.monotonic() - engine.called_back_at
+    return replace(
+        parent,
+        threads=tuple(
+            replace(thread, since_s=since_s)
+            if "callback" in thread.roles and thread.pool == engine.name
+            else thread
+            for thread in parent.threads
+        ),
+    )
 
 
 def _state(engine: LocalEngine) -> str:

@@ -54,6 +54,7 @@ class Collector:
 
     def __init__(self, engine: LocalEngine) -> None:
         self._engine = engine
+        self.stall = engine.stall
         self.mailbox: Mailbox = Mailbox()
         self.ledger: Ledger = Ledger()
         self.state = "waiting for tasks and results"
@@ -105,6 +106,8 @@ class Collector:
                 self._hand_out()
             if self.closing and not self.stopped and self._is_finished():
                 self._stop_workers(hard=False)
+            if not self.stall.watching:
+                self.stall.begin()
             timeout = 0 if mailbox.fall_asleep() else self._time_to_wait()
             rung = False
             for fd, event in poll.poll(timeout):

@@ -84,6 +84,8 @@ class Lender:
             self._end(lease)
             collector.mailbox.put(lambda: collector.lease_ended(worker))
             return False
+        if not collector.stall.watching:
+            collector.stall.begin()
         try:
             reply = self._converse(worker, task)
         except OSError:  # gone, or stopped: the collector finds out what becomes of the task

@@ -34,6 +34,7 @@ from glasspool.engines.local.collector import Collector
 from glasspool.engines.local.outbox import Outboxes
 from glasspool.engines.local.processes import MakeProcess, Recipe
 from glasspool.engines.local.slots import Change
+from glasspool.engines.local.stall import StallWatch
 from glasspool.engines.local.workers import Worker, WorkerHandler, new_thread
 from glasspool.errors import GlasspoolError, InitializerFailed, TaskCancelled
 from glasspool.latch import Latch
@@ -135,11 +136,14 @@ class LocalEngine:
             plan.initializer,
             plan.initargs,
         )
+        self.stall: StallWatch = StallWatch(self)
+        self.forked_beside: tuple[str, ...] = ()
         self.handler: WorkerHandler = WorkerHandler(self, recipe)
         self.collector: Collector = Collector(self)
         self.threads: dict[str, threading.Thread] = {}
         self._callbacks: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self.calling_back: Any = None
+        self.called_back_at = 0.0
         self.feeders: set[threading.Thread] = set()
         self._failures = 0
         self._changes: set[Change] = set()
@@ -281,9 +285,11 @@ class LocalEngine:
         if self.calling_back is None:
             self._callbacks.put(_PARK)
         parked = []
-        for role, thread in self.threads.items():
+        for role, thread in list(self.threads.items()):
             if role == "callback" and self.calling_back is not None:
                 continue  # it runs the user's code
+            if thread is threading.current_thread():
+                continue  # a pool is made in the hook that shows a warning
             thread.join(2.0)
             if not thread.is_alive() and thread.native_id is not None:
                 parked.append(thread.native_id)
@@ -303,6 +309,7 @@ class LocalEngine:
             "callback": "waiting for a callback to run"
             if job is None
             else f"running the callback of {job.label()}",
+            "stall-watch": "looking why nothing moves",
         }
         for role, thread in list(self.threads.items()):
             found[thread] = (tuple(role.split("+")), states[role])
@@ -337,6 +344,16 @@ class LocalEngine:
         """Make sure that nothing lies unseen in the mailbox."""
         self.collector.mailbox.nudge()
 
+    def has_work(self) -> bool:
+        """Tell whether something has been submitted that has not ended (any thread)."""
+        collector = self.collector
+        return bool(
+            collector.ledger.open
+            or collector.feeds
+            or collector.lender.leases
+            or self.calling_back is not None
+        )
+
     # Callbacks ------------------------------------------------------------------------------------
 
     def call_back(self, job: Any) -> None:
@@ -355,6 +372,7 @@ class LocalEngine:
             job = self._callbacks.get()  # woken by the next job, or by the end of the pool
             if job is _PARK or job is _END:
                 return
+            self.called_back_at = time.monotonic()
             self.calling_back = job
             try:
                 job.run_callback()

@@ -232,6 +232,10 @@ class WorkerHandler:
     def _later(self, delay_s: float, action: Callable[[], None]) -> None:
         self._timers.later(delay_s, action)
 
+    def call_later(self, delay_s: float, action: Callable[[], None]) -> None:
+        """Call something on this thread after a pause (worker-handler)."""
+        self._later(delay_s, action)
+
     def park(self) -> None:
         """Leave the loop at the next turn; the thread ends, nothing is lost (an item)."""
         self._parked = True
