@@ -147,8 +147,9 @@ def install(*, keep_size: bool = True) -> Replacement:
         A value that is false, with a ``reason``, where ``GLASSPOOL=0`` in the environment has
         switched the replacement off. As a context manager it uninstalls at its end.
     """
-    if os.environ.get(SWITCH, "").strip() == "0":
-        return Replacement(False, f"{SWITCH}=0 in the environment")
+    off = why_off()
+    if off is not None:
+        return Replacement(False, off)
     global _count, _keep_size
     with _lock:
         _count += 1
@@ -157,6 +158,12 @@ def install(*, keep_size: bool = True) -> Replacement:
             _left_alone.clear()
             _replace()
     return Replacement(True)
+
+
+def why_off() -> str | None:
+    """Say why ``install()`` does nothing here, or None."""
+    off = os.environ.get(SWITCH, "").strip() == "0"
+    return f"{SWITCH}=0 in the environment" if off else None
 
 
 def uninstall() -> None:

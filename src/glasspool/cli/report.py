@@ -8,6 +8,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -46,7 +47,8 @@ class Run:
     """One run of a program.
 
     ``exitcode`` is negative for a signal; ``error`` names the exception that nobody caught.
-    ``off`` says why the replacement was switched off, or is None.
+    ``off`` says why the replacement was switched off, or is None. If the program was ended because it
+    hung, ``reason`` says why it did, and ``hang`` how it looked.
     """
 
     command: tuple[str, ...]
@@ -57,6 +59,8 @@ class Run:
     off: str | None
     pools: tuple[PoolAccount, ...]
     left_alone: tuple[LeftAlone, ...]
+    reason: str | None = None
+    hang: Mapping[str, Any] | None = None
 
 
 def as_dict(run: Run) -> dict[str, Any]:
@@ -66,6 +70,8 @@ def as_dict(run: Run) -> dict[str, Any]:
         "command": list(run.command),
         "exitcode": run.exitcode,
         "error": run.error,
+        "reason": run.reason,
+        "hang": run.hang,
         "begun_at": run.begun_at,
         "run_s": run.run_s,
         "replaced": run.off is None,

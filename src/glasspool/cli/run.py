@@ -29,10 +29,18 @@ examples:
   glasspool run -m package.module --fast   as "python -m package.module --fast"
   glasspool run --json run.json count.py   the report also for programs
   glasspool run --quiet count.py           no report, only the other pool
+  glasspool run --hang-after 300 -m pytest in CI: no hour-long hang, but
+                                           the reason, and exit code 124
   GLASSPOOL=0 glasspool run count.py       the standard library's pool after all
 
 Options of glasspool come before SCRIPT; what follows it belongs to the program.
 The exit code is the program's (2 if SCRIPT cannot be opened, as with python).
+
+With --hang-after the program is ended, with all its processes, when no task of
+its pools has begun or ended for that long; a program without a pool, and the
+time before its first and after its last task, have that long, too. Then the
+roster with the stacks of the program and its workers, and the reason, are
+printed on stderr (with --json also written), and the exit code is 124.
 """
 
 
@@ -45,7 +53,9 @@ def main(arguments: Sequence[str]) -> int:
     target = None if options.json is None else os.path.abspath(options.json)
     if target is not None and not os.access(os.path.dirname(target), os.W_OK | os.X_OK):
         return complain(f"cannot write {options.json}: no such folder, or not permitted")
-    return _run(options, target, theirs)
+    if options.hang_after is None:
+        return _run(options, target, theirs)
+    return _run_watched(options, target, theirs)
 
 
 def split(arguments: list[str]) -> tuple[list[str], list[str]]:
@@ -60,8 +70,21 @@ def split(arguments: list[str]) -> tuple[list[str], list[str]]:
         if word.startswith("-m"):
             end = index + (2 if word == "-m" else 1)
             return arguments[:end], arguments[end:]
-        index += 2 if word == "--json" else 1
+        index += 2 if word in ("--json", "--hang-after") else 1
     return arguments, []
+
+
+def _run_watched(options: argparse.Namespace, target: str | None, theirs: list[str]) -> int:
+    from glasspool.cli import hang
+
+    if not hang.is_possible():
+        return complain("--hang-after needs fork and sigtimedwait, which this system lacks")
+    words = theirs if options.module is None else ["-m", options.module, *theirs]
+    return hang.run(
+        lambda: _run(options, target, theirs),
+        options.hang_after,
+        lambda seen: hang.tell(seen, words, target),
+    )
 
 
 def _run(options: argparse.Namespace, target: str | None, theirs: list[str]) -> int:
@@ -89,7 +112,8 @@ def _run(options: argparse.Namespace, target: str | None, theirs: list[str]) -> 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="glasspool run",
-        usage="glasspool run [--json FILE] [--quiet] (SCRIPT | -m MODULE) [ARGS ...]",
+        usage="glasspool run [--json FILE] [--quiet] [--hang-after SECONDS] "
+        "(SCRIPT | -m MODULE) [ARGS ...]",
         description=DESCRIPTION,
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -104,5 +128,21 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--json", metavar="FILE", help="write the report to FILE as JSON, for programs"
     )
+    parser.add_argument(
+        "--hang-after",
+        metavar="SECONDS",
+        type=_seconds,
+        help="end the program when nothing gets on for SECONDS, say why, and exit with 124",
+    )
     parser.add_argument("-q", "--quiet", action="store_true", help="print no report")
     return parser
+
+
+def _seconds(word: str) -> float:
+    try:
+        seconds = float(word)
+    except ValueError:
+        seconds = 0.0
+    if not 0.1 <= seconds <= 1e6:
+        raise argparse.ArgumentTypeError(f"{word!r}: give seconds, 0.1 or more")
+    return seconds

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -109,7 +110,7 @@ class _Judge:
                 if process.role != "parent" or not thread.is_main:
                     continue
                 where = self._where(thread)
-                used = self._used(process.pid, ", and uses no processor time")
+                used = self._used(process.pid, " uses no processor time")
                 text = f"the main thread of process {process.pid}{used}: {where}"
                 yield Finding("main", text, pid=process.pid, stack=thread.stack or ())
 
@@ -254,6 +255,10 @@ def _lock_of(stack: tuple[Frame, ...], line_of: LineOf) -> str | None:
         if frame.function.rpartition(".")[2] not in ("__enter__", "acquire") or len(stack) < 2:
             return None
         frame = stack[-2]
+    elif frame.file == threading.__file__:
+        return None  # how its events, joins and conditions wait is no lock of the program's
+    elif frame.function == "_ModuleLock.acquire":
+        return "of an import"
     source = line_of(frame.file, frame.line)
     for pattern in _TAKES_LOCK:
         match = pattern.search(source)

@@ -193,12 +193,12 @@ def _with_stack(thread: ThreadInfo, seen: dict[tuple[int, int], pyspy.OutsideThr
         ident=told.ident if thread.ident is None else thread.ident,
         roles=roles,
         python=True,
-        stack=_own_part(told.stack),
+        stack=own_part(told.stack),
         evidence=Evidence("py-spy", note=thread.evidence.note),
     )
 
 
-def _own_part(stack: tuple[Frame, ...]) -> tuple[Frame, ...]:
+def own_part(stack: tuple[Frame, ...]) -> tuple[Frame, ...]:
     """Leave out what a forked process inherited: the frames of its parent at the fork."""
     first = 0
     for index, frame in enumerate(stack):

@@ -186,6 +186,17 @@ def process(pid: int) -> OsProcess | None:
     )
 
 
+def catches(pid: int, number: int) -> bool:
+    """Tell whether a process has a handler for a signal, which might end it otherwise.
+
+    Source: ``proc_pid_status(5)``, SigCgt. False where the system does not tell.
+    """
+    for line in (_read(f"/proc/{pid}/status") or b"").splitlines():
+        if line.startswith(b"SigCgt:"):
+            return bool(int(line.split()[1], 16) >> (number - 1) & 1)
+    return False
+
+
 def family_cpu_s(pid: int) -> float:
     """Return the processor time of a process and of all that descend from it, in seconds.
 
