@@ -27,7 +27,7 @@ from glasspool.feeding import CONTAINERS, Feed, feed_here, feed_imap
 from glasspool.ledger import Task
 from glasspool.options import Policy, RetryOn
 from glasspool.processors import usable_processors
-from glasspool.results import AsyncResult, IMapIterator, MapResult, wait_as_caller
+from glasspool.results import AsyncResult, IMapIterator, MapResult, foreign, wait_as_caller
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -576,7 +576,11 @@ class Pool(multiprocessing.pool.Pool):
             self._engine.terminate("the pool was dropped")
 
     def __reduce__(self) -> Any:
-        raise NotImplementedError("pool objects cannot be passed between processes or pickled")
+        raise NotImplementedError(
+            "pool objects cannot be passed between processes or pickled. The function or an argument "
+            f"refers to {self._name}, perhaps as an attribute of self: leave it out (__getstate__), and "
+            "make a pool inside the task if it needs one."
+        )
 
     def __repr__(self) -> str:
         cls = type(self)
@@ -586,16 +590,13 @@ class Pool(multiprocessing.pool.Pool):
 
     def _check_owner(self) -> None:
         if self._pid != os.getpid():
-            raise GlasspoolError(
-                f"the pool {self._name} belongs to process {self._pid}, this is a fork of it "
-                f"({os.getpid()}); make a pool of its own here."
-            )
+            raise foreign(self._name, self._pid)
 
     def _check_running(self) -> None:
-        if self._state != RUN:
-            raise ValueError("Pool not running")
         if self._pid != os.getpid():
             self._check_owner()
+        if self._state != RUN:
+            raise ValueError("Pool not running")
 
     # Seeing ---------------------------------------------------------------------------------------
 
@@ -631,13 +632,15 @@ class Pool(multiprocessing.pool.Pool):
         """
         from glasspool.observe import roster
 
+        self._check_owner()
         return roster.stats(self._engine)
 
     # What programs look at ------------------------------------------------------------------------
 
     @property
     def _pool(self) -> list[BaseProcess]:
-        return self._engine.processes()
+        # Its workers are forked inside the constructor, and know a pool without an engine.
+        return [] if self._state == "INIT" else self._engine.processes()
 
     @property
     def _cache(self) -> dict[int, Any]:

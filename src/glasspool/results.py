@@ -8,6 +8,7 @@ user's. A job with a callback is ready when its callback has run, as in the stan
 from __future__ import annotations
 
 import multiprocessing
+import os
 import threading
 import time
 from collections import deque
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from glasspool.engines.local import wire
 from glasspool.engines.local.outcome import RAISED, VALUE, Outcome, rebuild, unbuildable
+from glasspool.engines.local.worker import current
 from glasspool.engines.local.workers import report_thread_error
 from glasspool.errors import GlasspoolError, TaskCancelled, TaskTimeout, WorkerDied
 from glasspool.latch import Latch
@@ -31,6 +33,11 @@ T = TypeVar("T")
 
 TASK_BYTES = 4096
 """What a task counts for besides its arguments, when it is looked how far a job is ahead."""
+
+_NOT_PICKLED = (
+    "results of a pool cannot be passed between processes or pickled: they are filled in the process "
+    "that made the pool. Wait for the value there, and pass that."
+)
 
 Origin = tuple["Worker | None", int, int, int, str]
 """Who ran a task: worker, begun_ns, ended_ns, bytes of the result, how it ended."""
@@ -109,6 +116,9 @@ class _Job(Latch):
         collector = self._engine.collector
         collector.mailbox.put(lambda: collector.cancel_job(self))
 
+    def __reduce__(self) -> Any:
+        raise TypeError(_NOT_PICKLED)
+
     def _outcome_now(self) -> Outcome:
         raise NotImplementedError
 
@@ -155,7 +165,13 @@ class _Job(Latch):
 
 
 def wait_as_caller(engine: LocalEngine, latch: Latch, timeout: float | None, what: str) -> bool:
-    """Wait for a latch, and say in the roster that this thread waits in a call of the pool."""
+    """Wait for a latch, and say in the roster that this thread waits in a call of the pool.
+
+    Raises:
+        GlasspoolError: This process is a fork of the pool's, where nobody would ever wake us.
+    """
+    if engine.pid != os.getpid():
+        raise foreign(engine.name, engine.pid)
     engine.nudge()
     ident = threading.get_ident()
     outer = engine.callers.get(ident)
@@ -167,6 +183,27 @@ def wait_as_caller(engine: LocalEngine, latch: Latch, timeout: float | None, wha
             engine.callers.pop(ident, None)
         else:
             engine.callers[ident] = outer
+
+
+def foreign(name: str, pid: int) -> GlasspoolError:
+    """Return the error for the use of a pool, or of its results, in another process than its own."""
+    here = current()
+    if here is None:
+        return GlasspoolError(
+            f"the pool {name} belongs to process {pid}, this is a fork of it ({os.getpid()}); "
+            "make a pool of its own here."
+        )
+    if here.pool == name:
+        return GlasspoolError(
+            f"this is a worker of {name} (slot {here.slot}, pid {here.pid}): a task that waits for its "
+            "own pool would wait for itself. Return what is still to be done and let the program hand it "
+            "in, in a callback for example, or make another pool inside the task."
+        )
+    return GlasspoolError(
+        f"the pool {name} belongs to process {pid}; this is a worker of {here.pool} (slot {here.slot}, "
+        f"pid {here.pid}), which has only inherited a copy. Wait for its results in process {pid} and "
+        "hand the values in, or make another pool inside the task."
+    )
 
 
 class AsyncResult(_Job, Generic[T]):
@@ -494,6 +531,9 @@ class IMapIterator(Generic[T]):
     def label(self) -> str:
         """Return a word for the job, for views."""
         return f"job {self._id}"
+
+    def __reduce__(self) -> Any:
+        raise TypeError(_NOT_PICKLED)
 
     def __iter__(self) -> Iterator[T]:
         return self

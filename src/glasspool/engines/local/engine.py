@@ -94,6 +94,7 @@ class LocalEngine:
 
         self.name: str = plan.name
         self.number: int = plan.number
+        self.pid: int = os.getpid()
         self.size: int = plan.size
         self.maxtasksperchild: int | None = plan.maxtasksperchild
         self.made_at: str = plan.made_at

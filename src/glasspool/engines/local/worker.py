@@ -606,13 +606,14 @@ def watch_parent(pid: int) -> None:
 def _let_fork_server_go() -> None:
     """Close our copy of the pipe that keeps the fork server alive, for it to end with the program.
 
-    If this process uses the start method forkserver itself, it starts a server of its own.
+    If this process uses the start method forkserver itself, it starts a server of its own. It must not
+    take an inherited one for its own child: ``multiprocessing`` would ask for its exit status, and fail.
     """
     module = sys.modules.get("multiprocessing.forkserver")
     server: Any = getattr(module, "_forkserver", None)
     fd = getattr(server, "_forkserver_alive_fd", None)
-    if fd is not None and getattr(server, "_forkserver_pid", 0) is None:
-        server._forkserver_alive_fd = None
+    if fd is not None and hasattr(server, "_forkserver_pid"):
+        server._forkserver_alive_fd = server._forkserver_pid = server._forkserver_address = None
         with contextlib.suppress(OSError):
             os.close(fd)
 
