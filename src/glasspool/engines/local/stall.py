@@ -132,7 +132,11 @@ class StallWatch:
 
         thread = threading.Thread(target=run, name=f"{engine.name} stall-watch", daemon=True)
         engine.threads["stall-watch"] = thread
-        thread.start()
+        try:
+            thread.start()
+        except RuntimeError:  # no thread to be had: at the next look there may be one
+            engine.threads.pop("stall-watch", None)
+            self._told = False
 
     # What is looked at ------------------------------------------------------------------------------
 
