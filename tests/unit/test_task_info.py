@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import threading
+import os
 import time
 from types import SimpleNamespace
 from typing import Any
@@ -28,6 +29,7 @@ def engine(**more: Any) -> Any:
         "callables": SimpleNamespace(name=lambda number: f"function{number}"),
         "board": SimpleNamespace(entry=lambda record, seq: None),
         "callers": {},
+        "pid": os.getpid(),
         "nudge": lambda: None,
         "next_id": lambda: 77,
         "called_back": [],

@@ -90,9 +90,9 @@ def run(program: Callable[[], int], limit_s: float, tell: Callable[[Hang], None]
     """
     numbers = {signal.SIGCHLD, *(getattr(signal, name) for name in _FORWARDED)}
     before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
-    ignored = signal.signal(
-        signal.SIGCHLD, signal.SIG_DFL
-    )  # ignored, it would take the status away
+    ignored = signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN
+    if ignored:  # it would take the program's status away from us
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     reading, writing = _dump_pipe()
     parent = os.getpid()
     for stream in (sys.stdout, sys.stderr):
@@ -101,7 +101,8 @@ def run(program: Callable[[], int], limit_s: float, tell: Callable[[Hang], None]
     pid = os.fork()
     if pid == 0:
         os.close(reading)
-        signal.signal(signal.SIGCHLD, ignored)
+        if ignored:
+            signal.signal(signal.SIGCHLD, signal.SIG_IGN)
         _become_program(parent, writing, before)
         return program()
     os.close(writing)
@@ -214,7 +215,8 @@ class _Watch:
                 return _leave(self.status)  # it got on after all, and has ended
             tell(hang)
         except Exception as error:  # the program has to be ended whatever comes
-            complain(f"the hang could not be described: {type(error).__name__}: {error}")
+            with contextlib.suppress(OSError, ValueError):  # nobody listens
+                complain(f"the hang could not be described: {type(error).__name__}: {error}")
         self._kill_all()
         return EXIT_CODE
 
@@ -349,6 +351,8 @@ def tell(seen: Hang, command: list[str], target: str | None) -> None:
 
     if target is not None:
         _write(seen, command, target)
+    if sys.stderr is None:
+        return
     reason = _reason(seen)
     lines = [f"glasspool run: {shlex.join(command)} hangs: {reason}"]
     lines += [f"- {finding.text}" for finding in seen.findings]
