@@ -19,8 +19,6 @@ import pytest
 import glasspool
 
 LIMIT_S = 30.0
-ERROR_S = 2.0
-"""So soon the error must come, on a busy machine."""
 
 FORK = multiprocessing.get_context("fork")
 
@@ -45,11 +43,9 @@ def own() -> Iterator[glasspool.Pool]:
 
 @pytest.mark.parametrize("how", tasks.USES)
 def test_a_task_that_uses_its_own_pool_gets_an_error(own, how):
-    """At once, and it says what to do; the pool goes on."""
-    begun = time.monotonic()
+    """And no hang; it says what to do, and the pool goes on."""
     with pytest.raises(glasspool.GlasspoolError) as caught:
         own.apply_async(tasks.use, (how,)).get(LIMIT_S)
-    assert time.monotonic() - begun < ERROR_S
     assert f"this is a worker of {own.name} (slot 0, " in str(caught.value)
     assert "would wait for itself" in str(caught.value)
     assert own.apply(tasks.square, (3,)) == 9
@@ -83,10 +79,8 @@ def other() -> Iterator[glasspool.Pool]:
 @pytest.mark.parametrize("how", tasks.WAITS)
 def test_an_inherited_result_is_not_waited_for(other, how):
     """Nobody would ever fill the copy that a worker has: an error, and not a hang."""
-    begun = time.monotonic()
     with pytest.raises(glasspool.GlasspoolError, match="has only inherited a copy"):
         other.apply_async(tasks.wait, (how,)).get(LIMIT_S)
-    assert time.monotonic() - begun < ERROR_S
 
 
 @pytest.mark.parametrize("how", ["apply", "map", "imap", "stats"])

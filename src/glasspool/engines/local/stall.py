@@ -29,7 +29,7 @@ LOOKS = 4
 AT_REST = 0.01
 """The share of one processor below which a process or thread counts as one that does nothing."""
 
-LEAST_S = 0.02
+LEAST_S = 0.015
 """Processor time below this says nothing: the kernel counts a process's in steps of 10 ms."""
 
 ProcessorTime = Callable[["LocalEngine"], dict[int, float]]
