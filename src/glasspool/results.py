@@ -109,6 +109,7 @@ class _Job(Latch):
         """
         if self._is_set:
             return False
+        _check_process(self._engine)
         self._ask_to_cancel()
         return True
 
@@ -170,8 +171,7 @@ def wait_as_caller(engine: LocalEngine, latch: Latch, timeout: float | None, wha
     Raises:
         GlasspoolError: This process is a fork of the pool's, where nobody would ever wake us.
     """
-    if engine.pid != os.getpid():
-        raise foreign(engine.name, engine.pid)
+    _check_process(engine)
     engine.nudge()
     ident = threading.get_ident()
     outer = engine.callers.get(ident)
@@ -183,6 +183,11 @@ def wait_as_caller(engine: LocalEngine, latch: Latch, timeout: float | None, wha
             engine.callers.pop(ident, None)
         else:
             engine.callers[ident] = outer
+
+
+def _check_process(engine: LocalEngine) -> None:
+    if engine.pid != os.getpid():
+        raise foreign(engine.name, engine.pid)
 
 
 def foreign(name: str, pid: int) -> GlasspoolError:
@@ -524,6 +529,7 @@ class IMapIterator(Generic[T]):
         """
         if self._pool is None:
             return False
+        _check_process(self._engine)
         collector = self._engine.collector
         collector.mailbox.put(lambda: collector.cancel_job(self))
         return True

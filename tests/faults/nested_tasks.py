@@ -56,6 +56,8 @@ WAITS: dict[str, Callable[[], object]] = {
     "get of a map": lambda: results[1].get(),
     "next": lambda: next(results[2]),
     "iteration": lambda: list(results[2]),
+    "cancel": lambda: results[0].cancel(),
+    "cancel of an imap": lambda: results[2].cancel(),
 }
 
 
