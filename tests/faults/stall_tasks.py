@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import threading
 import time
 from typing import Any
@@ -35,11 +33,6 @@ def take_local(value: int = 0) -> int:
     """Wait for the program's own lock, as it was when the pool forked."""
     with LOCK:
         return value
-
-
-def stop_self() -> None:
-    """Stop the process, as a debugger or a job control would."""
-    os.kill(os.getpid(), signal.SIGSTOP)
 
 
 def compute(seconds: float) -> int:

@@ -194,12 +194,14 @@ def test_an_iterable_that_blocks_is_named(stalls):
 
 def test_a_stopped_worker_is_named(stalls):
     """A process that somebody stopped (SIGSTOP) says nothing: the operating system does."""
-    with pool_of(2) as pool:
-        result = pool.apply_async(tasks.stop_self)
-        text = told(stalls, "kill -CONT")
-        assert f"kill -CONT {result.info.pid}" in text
-        os.kill(result.info.pid, signal.SIGCONT)
-        assert result.get(LIMIT_S) is None
+    with pool_of(1) as pool:
+        pool.apply(tasks.square, (1,))
+        [process] = pool._pool
+        os.kill(process.pid, signal.SIGSTOP)
+        result = pool.apply_async(tasks.square, (2,))
+        assert f"kill -CONT {process.pid}" in told(stalls, "kill -CONT")
+        os.kill(process.pid, signal.SIGCONT)
+        assert result.get(LIMIT_S) == 4
 
 
 def test_a_lock_held_at_the_fork_is_named(stalls):

@@ -128,9 +128,12 @@ class _Judge:
             return
         who = f"worker {worker.slot} (pid {worker.pid})"
         kind, what = self._occupation(worker, main)
-        if not kind:
+        is_stopped = main.state.startswith("stopped")
+        if is_stopped and not kind:
+            what = "does not begin what it was sent"
+        elif not kind:
             return
-        if main.state.startswith("stopped"):
+        if is_stopped:
             kind = "stopped"
             where = f"somebody has stopped the process; kill -CONT {worker.pid} lets it go on"
         else:
