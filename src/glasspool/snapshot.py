@@ -164,10 +164,22 @@ class ProcessInfo:
 
 @dataclass(frozen=True, slots=True)
 class DeathCertificate:
-    """What is known of a worker that died.
+    """What is known of a worker that died. None is: not known; an empty tuple: none were found.
 
-    ``signal`` is the number of the signal that ended it, or None; ``exitcode`` follows
-    ``multiprocessing`` (negative for a signal), None when nobody could learn it.
+    ``cause`` is in words. ``signal`` is the number of the signal that ended the worker, or None;
+    ``exitcode`` follows ``multiprocessing`` (negative for a signal), None when nobody could learn it.
+    ``attempts`` counts how often the task was begun by a worker, this time included, of
+    ``attempts_allowed``. ``task.arguments`` are made from built-in types only.
+
+    ``peak_memory_bytes`` is the most that the process had in memory at one time. ``oom_likely`` tells
+    whether the kernel's OOM killer ended it, ``oom_evidence`` on what that is based; they are looked
+    for after a SIGKILL that was not the pool's own.
+
+    ``stack`` is the last one known of the thread that faulted, else of the task's: outermost call
+    first, ``stack_age_s`` before the death was noticed. ``stack_source`` is ``faulthandler`` (what it
+    wrote as the worker died) or ``self`` (the worker's own word, when a picture was taken).
+    ``last_log`` and ``last_output`` are the last lines that the worker logged, and that it wrote
+    through ``sys.stdout`` and ``sys.stderr``, oldest first.
     """
 
     pid: int
@@ -180,20 +192,62 @@ class DeathCertificate:
     died_at: float | None = None
     pool: str | None = None
     advice: str | None = None
+    attempts_allowed: int = 1
+    peak_memory_bytes: int | None = None
+    oom_likely: bool | None = None
+    oom_evidence: str | None = None
+    stack: tuple[Frame, ...] | None = None
+    stack_age_s: float | None = None
+    stack_source: str | None = None
+    last_log: tuple[str, ...] = ()
+    last_output: tuple[str, ...] = ()
 
     def text(self) -> str:
-        """Say in at most three lines what happened to whom, and what to do next."""
-        if self.task is None:
-            what = "while it had no task"
-        elif self.task.id is None:
-            what = f"while it ran {self.task.function}"
-        else:
-            what = f"while it ran task {self.task.id} ({self.task.function})"
-        lines = [f"worker {self.slot} (pid {self.pid}) {self.cause} {what}."]
-        lines.append("Other tasks are unharmed; the worker was replaced.")
-        if self.advice:
-            lines.append(self.advice)
-        return "\n".join(lines)
+        """Say in at most six lines what happened to whom, where it was, and what to do next."""
+        lines = [
+            f"worker {self.slot} (pid {self.pid}) {self.cause} {self._when()}.",
+            "Other tasks are unharmed; the worker was replaced.",
+            self._memory(),
+            self._where(),
+            self._last_words(),
+            self.advice,
+        ]
+        return "\n".join(line for line in lines if line)
+
+    def _when(self) -> str:
+        task = self.task
+        if task is None:
+            return "while it had no task"
+        words = f"{task.function}{task.arguments or ''}"
+        if task.items > 1 and task.item is not None:
+            later = "" if task.grain == "item" else " or later"
+            words += f", item {task.item + 1}{later} of {task.items}"
+        if task.id is not None:
+            words = f"task {task.id} ({words})"
+        if task.run_s is not None and task.run_s >= 0.1:
+            words += f" for {task.run_s:.1f} s"
+        if self.attempts_allowed > 1 or self.attempts > 1:
+            allowed = max(self.attempts, self.attempts_allowed)
+            words += f", attempt {self.attempts} of {allowed}"
+        return f"while it ran {words}"
+
+    def _memory(self) -> str | None:
+        if not self.oom_likely:
+            return None
+        peak = self.peak_memory_bytes
+        had = "" if peak is None else f" It had up to {peak / 1e6:,.0f} MB."
+        return f"Most likely the kernel's OOM killer did it: {self.oom_evidence}.{had}"
+
+    def _where(self) -> str | None:
+        if not self.stack:
+            return None
+        seen = f"{self.stack_age_s:.1f} s before, it was" if self.stack_age_s else "It was"
+        calls = [f"{frame.function} ({frame.file}:{frame.line})" for frame in self.stack[-2:]]
+        return f"{seen} in {', called from '.join(reversed(calls))}."
+
+    def _last_words(self) -> str | None:
+        said, how = (self.last_log, "logged") if self.last_log else (self.last_output, "wrote")
+        return f"The last that it {how}: {said[-1][:200]}" if said else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -354,14 +408,30 @@ def _task(plain: Mapping[str, Any] | None) -> Any:
     )
 
 
-def _thread(plain: Mapping[str, Any]) -> ThreadInfo:
+def _stack(plain: Mapping[str, Any]) -> tuple[Frame, ...] | None:
     stack = plain.get("stack")
+    return None if stack is None else tuple(_build(Frame, f) for f in stack)
+
+
+def _death(plain: Mapping[str, Any]) -> DeathCertificate:
+    built: DeathCertificate = _build(
+        DeathCertificate,
+        plain,
+        task=_task(plain.get("task")),
+        stack=_stack(plain),
+        last_log=tuple(plain.get("last_log", ())),
+        last_output=tuple(plain.get("last_output", ())),
+    )
+    return built
+
+
+def _thread(plain: Mapping[str, Any]) -> ThreadInfo:
     built: ThreadInfo = _build(
         ThreadInfo,
         plain,
         roles=tuple(plain.get("roles", ())),
         task=_task(plain.get("task")),
-        stack=None if stack is None else tuple(_build(Frame, f) for f in stack),
+        stack=_stack(plain),
         evidence=_build(Evidence, plain.get("evidence")) or Evidence("os"),
     )
     return built
@@ -389,9 +459,7 @@ def _pool(plain: Mapping[str, Any]) -> PoolInfo:
         plain,
         processes=tuple(_process(p) for p in plain["processes"]),
         tasks=tuple(_task(t) for t in plain.get("tasks", ())),
-        deaths=tuple(
-            _build(DeathCertificate, d, task=_task(d.get("task"))) for d in plain.get("deaths", ())
-        ),
+        deaths=tuple(_death(d) for d in plain.get("deaths", ())),
         ended=tuple(_process(p) for p in plain.get("ended", ())),
         notes=tuple(plain.get("notes", ())),
         forked_beside=tuple(plain.get("forked_beside", ())),

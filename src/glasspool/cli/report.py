@@ -133,8 +133,8 @@ def _pool(account: PoolAccount) -> list[str]:
         lines += indented(table.tasks_text(account.slowest, width=width))
     if pool.deaths:
         lines += ["", "Deaths"]
-        for certificate in pool.deaths:
-            lines += indented(certificate.text())
+        for text in table.deaths_text(pool.deaths):
+            lines += indented(text)
     return lines
 
 

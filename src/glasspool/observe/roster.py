@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from glasspool.engines.local import kernel
+from glasspool.engines.local import arguments, kernel
 from glasspool.engines.local import scoreboard as sb
 from glasspool.latch import Latch
 from glasspool.observe import outside, pyspy, stock, threads
@@ -338,7 +338,7 @@ def _running(engine: LocalEngine, worker: Worker, described: ProcessInfo) -> Tas
         word = engine.board.word(worker.record, sb.W_ITEM)
         grain = "item" if word & sb.GRAIN_ITEM else "task"
         info = replace(info, item=word & sb.ITEM_MASK, grain=grain)
-    return info
+    return replace(info, arguments=arguments.of_task(task, info.item))
 
 
 def _worker_thread(

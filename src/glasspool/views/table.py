@@ -30,6 +30,9 @@ from glasspool.snapshot import (
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+DEATHS_IN_FULL = 5
+"""A picture tells so many deaths, the last ones, with all their lines."""
+
 WIDTH_OFF_TERMINAL = 100
 """Columns where neither a terminal nor COLUMNS says how many there are."""
 
@@ -159,9 +162,40 @@ def certificate_text(
         facts.append(("attempts", str(certificate.attempts)))
         if task.run_s is not None:
             facts.append(("ran for", duration(task.run_s)))
+    facts += _found_on(certificate)
     if certificate.advice:
         facts.append(("advice", certificate.advice))
     return _render([_plain_table(("", ""), facts, columns, flexible=1)], columns, color)
+
+
+def _found_on(certificate: DeathCertificate) -> list[tuple[str, str]]:
+    """List what a certificate tells beyond who died of what."""
+    facts: list[tuple[str, str]] = []
+    if certificate.peak_memory_bytes is not None:
+        facts.append(("peak memory", size(certificate.peak_memory_bytes)))
+    if certificate.oom_evidence:
+        likely = {True: "likely", False: "no", None: "not known"}[certificate.oom_likely]
+        facts.append(("OOM killer", f"{likely}: {_safe(certificate.oom_evidence)}"))
+    if certificate.stack:
+        age = "" if not certificate.stack_age_s else f", {duration(certificate.stack_age_s)} before"
+        calls = [
+            _safe(f"{frame.function} ({short_path(frame.file)}:{frame.line})")
+            for frame in reversed(certificate.stack)
+        ]
+        facts.append(("last stack", "\n".join(calls)))
+        facts.append(("", f"(from {certificate.stack_source}{age})"))
+    if certificate.last_log:
+        facts.append(("last log", "\n".join(map(_safe, certificate.last_log))))
+    if certificate.last_output:
+        facts.append(("last output", "\n".join(map(_safe, certificate.last_output))))
+    return facts
+
+
+def deaths_text(deaths: Sequence[DeathCertificate]) -> list[str]:
+    """Return the text of each death; of all but the last few, its first line."""
+    first = max(0, len(deaths) - DEATHS_IN_FULL)
+    texts = [death.text() for death in deaths]
+    return [*(text.split("\n", 1)[0] for text in texts[:first]), *texts[first:]]
 
 
 def print_snapshot(snapshot: Snapshot, file: TextIO | None = None, *, fold: bool = True) -> None:
@@ -261,7 +295,7 @@ def _pool_parts(
     return [
         *_headlines(pool),
         *_tree_parts(rows, columns),
-        *(_note(f"died: {death.text()}", "red") for death in pool.deaths),
+        *(_note(f"died: {text}", "red") for text in deaths_text(pool.deaths)),
         *(_note(note, "dim") for note in pool.notes),
     ]
 

@@ -403,6 +403,7 @@ class Collector:
         self._forget(worker)
         worker.ready = False
         if not worker.stopping:
+            self._engine.coroner.cut_off(worker)
             self._engine.stop_worker(worker, hard=True)
 
     def _take(
@@ -513,8 +514,10 @@ class Collector:
         elif kind == wire.INTERRUPTED:
             self._interrupts.told(worker, begun, body)
         elif kind == wire.STACKS:
+            told = marshal.loads(body)
+            worker.told_stacks = (time.monotonic_ns(), told)
             for take in worker.stack_takers.copy():
-                take(marshal.loads(body))
+                take(told)
 
     def refuse(self, task: Task, error: BaseException) -> None:
         """Take a task in that could not be pickled, and end it (an item)."""
@@ -666,7 +669,7 @@ class Collector:
         self._ahead.pop(worker, None)
         self.vacate(worker)
         for task in begun:
-            certificate = self._engine.certify(worker, task)
+            certificate = self._engine.coroner.certify(worker, task)
             if self.may_retry(task, WorkerDied):
                 self.retry(worker, task)
             else:

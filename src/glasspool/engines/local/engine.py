@@ -21,7 +21,6 @@ import queue
 import socket
 import sys
 import threading
-import time
 from collections import deque
 from collections.abc import Callable
 from multiprocessing.process import BaseProcess
@@ -29,7 +28,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from glasspool.engines.local import outcome
 from glasspool.engines.local import scoreboard as sb
+from glasspool.engines.local.blackbox import BlackBoxes
 from glasspool.engines.local.callables import Callables
+from glasspool.engines.local.certificate import Coroner
 from glasspool.engines.local.collector import Collector
 from glasspool.engines.local.outbox import Outboxes
 from glasspool.engines.local.processes import MakeProcess, Recipe
@@ -128,6 +129,14 @@ class LocalEngine:
             self.board.unlink()
             self.board.close()
             raise
+        try:
+            self.black: BlackBoxes = BlackBoxes.create(_records(plan.size), _records(self.most))
+        except BaseException:
+            self.board.unlink()
+            self.board.close()
+            self.boxes.close()
+            raise
+        self.coroner: Coroner = Coroner(self)
         self.callables: Callables = Callables(self.board.name_call)
         recipe = Recipe(
             plan.context,
@@ -136,6 +145,7 @@ class LocalEngine:
             self.boxes,
             plan.initializer,
             plan.initargs,
+            self.black,
         )
         self.stall: StallWatch = StallWatch(self)
         self.forked_beside: tuple[str, ...] = ()
@@ -399,6 +409,9 @@ class LocalEngine:
     def buried(self, worker: Worker, certified: bool) -> None:
         """The collector has settled what a dead worker held (collector)."""
         board, record = self.board, worker.record
+        if not certified and self._is_a_loss(worker):
+            self.coroner.certify(worker, None)
+        self.coroner.see_off(worker)  # its box and record are somebody else's after the release
         self.graves.append(
             Grave(
                 slot=worker.slot,
@@ -420,10 +433,13 @@ class LocalEngine:
         if worker.initialized_ns is None and worker.wanted:
             self._count_failure(worker, self._died_in_start(worker))
             return
-        if not certified:
-            self.deaths.append(self._certificate(worker, None))
         if worker.wanted:  # else its successor has been asked for, or the pool has become smaller
             self._replace(worker.slot)
+
+    def _is_a_loss(self, worker: Worker) -> bool:
+        """Tell whether a worker that has died had been at work and was wanted."""
+        wanted = not (worker.stopping or self._terminating or worker.init_failed)
+        return wanted and worker.initialized_ns is not None and self.collector.failure is None
 
     def _died_in_start(self, worker: Worker) -> InitializerFailed:
         from glasspool.snapshot import describe_exit
@@ -458,6 +474,7 @@ class LocalEngine:
         self._failures = 0
         if self.start_method != "fork":
             self.handler.mailbox.put(lambda: self.handler.is_ready(worker))
+        self.coroner.welcome(worker)
 
     def initializer_failed(self, worker: Worker, body: bytes) -> None:
         """A worker's initializer raised; the worker leaves (collector)."""
@@ -490,41 +507,6 @@ class LocalEngine:
             "make a new pool."
         )
         self.collector.mailbox.put(lambda: self.collector.fail(error))
-
-    def certify(self, worker: Worker, task: Task) -> DeathCertificate:
-        """Write the death certificate of a worker, for one of the tasks that it had begun."""
-        certificate = self._certificate(worker, task)
-        self.deaths.append(certificate)
-        return certificate
-
-    def _certificate(self, worker: Worker, task: Task | None) -> DeathCertificate:
-        from glasspool.snapshot import DeathCertificate, TaskInfo, describe_exit
-
-        code = worker.exitcode
-        info = None
-        if task is not None:
-            info = TaskInfo(
-                id=task.id,
-                job=task.job.job_id,
-                function=task.job.function_name(task),
-                state="lost",
-                index=task.index,
-                items=task.items,
-                attempts=task.attempts,
-                slot=worker.slot,
-                pid=worker.pid,
-            )
-        return DeathCertificate(
-            pid=worker.pid,
-            slot=worker.slot,
-            cause=describe_exit(code),
-            task=info,
-            signal=-code if code is not None and code < 0 else None,
-            exitcode=code,
-            attempts=task.attempts if task is not None else 0,
-            died_at=time.time(),
-            pool=self.name,
-        )
 
     # The end ----------------------------------------------------------------------------------------
 
@@ -560,6 +542,7 @@ class LocalEngine:
         self.collector.dispose()
         self.handler.mailbox.close()
         self.boxes.close()
+        self.black.close()
         self.board.close()
         if self.on_disposed is not None:
             self.on_disposed(self)
@@ -571,6 +554,7 @@ class LocalEngine:
         self.collector.dispose()
         self.handler.mailbox.close()
         self.boxes.close()
+        self.black.close()
         self.board.unlink()
         self.board.close()
         self.done.set()
@@ -580,6 +564,7 @@ class LocalEngine:
         self.handler.close_in_child()
         self.collector.dispose()
         self.board.close_fd()
+        self.black.close()
         fd, self.boxes.fd = self.boxes.fd, -1
         if fd >= 0:
             os.close(fd)

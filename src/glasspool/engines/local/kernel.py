@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import sys
 import threading
 
 _PR_SET_PDEATHSIG = 1
@@ -84,3 +85,29 @@ def interrupt_signal() -> int | None:
 def _real_time_signal(number: int) -> int | None:
     first = getattr(signal, "SIGRTMIN", None)
     return None if first is None else int(first) + number
+
+
+def dump_signal() -> int | None:
+    """Return the signal that lets a worker write its stacks into its black box, before it is killed."""
+    return _real_time_signal(9)
+
+
+def rusage_bytes(maxrss: int) -> int:
+    """Turn the ``ru_maxrss`` of a process into bytes: most systems count it in 1024 bytes."""
+    return maxrss if sys.platform == "darwin" else maxrss * 1024
+
+
+def is_exiting(pid: int) -> bool:
+    """Tell whether a process has ended or is about to; False too where that cannot be learnt.
+
+    Source: ``proc_pid_stat(5)``; PF_EXITING of the kernel's ``sched.h`` is set before the descriptors of
+    the process are closed.
+    """
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            fields = file.read().rpartition(b")")[2].split()
+    except FileNotFoundError:
+        return os.path.exists("/proc/self/stat")
+    except OSError:
+        return True
+    return fields[0] in (b"Z", b"X") or bool(int(fields[6]) & 0x4)

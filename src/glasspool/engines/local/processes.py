@@ -18,6 +18,7 @@ from typing import Any
 
 from glasspool.engines.local import kernel, worker
 from glasspool.engines.local import scoreboard as sb
+from glasspool.engines.local.blackbox import BlackBoxes
 from glasspool.engines.local.outbox import Outboxes
 from glasspool.engines.local.scoreboard import Board
 from glasspool.engines.local.template import Template
@@ -38,11 +39,13 @@ class Recipe:
         boxes: Outboxes,
         initializer: Callable[..., object] | None,
         initargs: tuple[Any, ...],
+        black: BlackBoxes,
     ) -> None:
         self.context = context
         self.start_method: str = str(context.get_start_method())
         self.board = board
         self.boxes = boxes
+        self.black = black
         self.initializer = initializer
         self.initargs = initargs
         self._make_process = make_process
@@ -52,7 +55,15 @@ class Recipe:
         arguments: tuple[Any, ...] = ()
         if setup is not None:
             board = self.board if self.start_method == "fork" else self.board.file
-            arguments = (end, board, self.boxes, setup, self.initializer, self.initargs)
+            arguments = (
+                end,
+                board,
+                self.boxes,
+                setup,
+                self.initializer,
+                self.initargs,
+                self.black,
+            )
         made = self._make_process(self.context, target=worker.main, args=arguments)
         made.name = made.name.replace("Process", "PoolWorker")
         made.daemon = True
@@ -241,6 +252,19 @@ class ForkedChild:
                 os.kill(self.pid, number)
             except ProcessLookupError:
                 pass
+
+
+def reap(popen: Any) -> tuple[int | None, int | None]:
+    """Take the exit code and the peak memory (bytes) of a child of ours that has ended."""
+    if popen.returncode is None and hasattr(os, "wait4"):
+        try:
+            pid, status, usage = os.wait4(popen.pid, os.WNOHANG)
+        except OSError:  # somebody else was faster: a look at is_alive(), a SIGCHLD handler
+            return popen.poll(), None
+        if pid:
+            popen.returncode = os.waitstatus_to_exitcode(status)
+            return popen.returncode, kernel.rusage_bytes(usage.ru_maxrss)
+    return popen.poll(), None
 
 
 tokens: itertools.count[int] = itertools.count(1)

@@ -12,7 +12,7 @@ Protocol, one message each way per line, as marshalled tuples::
 
     -> ("start", token, identity, name, setup)    with the worker's end of its channel
     -> ("quit",)
-    <- ("started", token, pid)   ("failed", token, errno)   ("exited", token, pid, status)
+    <- ("started", token, pid)   ("failed", token, errno)   ("exited", token, pid, status, peak)
 """
 
 from __future__ import annotations
@@ -218,8 +218,8 @@ class _Loop:
         token, pid = self._children.pop(pidfd)
         self._poll.unregister(pidfd)
         os.close(pidfd)
-        _, status = os.waitpid(pid, 0)  # it has ended: the pidfd says so
-        self._tell("exited", token, pid, status)
+        _, status, usage = os.wait4(pid, 0)  # it has ended: the pidfd says so
+        self._tell("exited", token, pid, status, kernel.rusage_bytes(usage.ru_maxrss))
 
     def _tell(self, *report: Any) -> None:
         with contextlib.suppress(OSError):  # the parent is gone: the poll will say so

@@ -29,8 +29,9 @@ from multiprocessing.pool import ExceptionWithTraceback  # type: ignore[attr-def
 from types import FrameType, TracebackType
 from typing import Any, NamedTuple, NoReturn
 
-from glasspool.engines.local import channel, kernel, payload, wire
+from glasspool.engines.local import channel, kernel, payload, recorder, wire
 from glasspool.engines.local import scoreboard as sb
+from glasspool.engines.local.blackbox import BlackBoxes
 from glasspool.engines.local.outbox import Outbox, Outboxes
 
 FLUSH_NS = 200_000
@@ -92,6 +93,7 @@ def main(
     setup: Setup,
     initializer: Callable[..., object] | None,
     initargs: tuple[Any, ...],
+    black: BlackBoxes,
 ) -> None:
     """Run a worker until it is told to stop. The target of the worker's ``Process``."""
     global _here
@@ -110,6 +112,7 @@ def main(
         board = sb.Board.attach(board)
     worker = Worker(end, board, boxes, setup)
     _here = worker
+    recorder.install(black, setup.record)
     worker.answer_signals()
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(after_in_child=worker.become_copy)

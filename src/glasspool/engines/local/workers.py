@@ -35,6 +35,7 @@ from glasspool.engines.local.processes import (
     Recipe,
     TemplateStarter,
     close_parent_pipe,
+    reap,
     tokens,
 )
 from glasspool.engines.local.timers import Timers
@@ -43,6 +44,7 @@ from glasspool.engines.local.worker import Setup
 if TYPE_CHECKING:
     from glasspool.engines.local.engine import LocalEngine
     from glasspool.engines.local.interrupts import Interrupt
+    from glasspool.engines.local.oom import Verdict
     from glasspool.ledger import Held, Task
 
 STOP_GRACE_S = 5.0
@@ -75,6 +77,7 @@ class Worker:
         self.pid = 0
         self.pidfd: int | None = None
         self.exitcode: int | None = None
+        self.peak_memory_bytes: int | None = None
         self.started_at: float = time.time()
         self.started_ns: int = time.monotonic_ns()
         self.wanted = True
@@ -110,11 +113,16 @@ class Worker:
         self.native_id = 0
         self.initialized_ns: tuple[int, int] | None = None
         self.stack_takers: list[Callable[[list[Any]], None]] = []
+        # The last answer to a question for stacks: when, and what ``worker._send_stacks`` sent.
+        self.told_stacks: tuple[int, list[Any]] | None = None
         self.buried = False
         self.init_failed = False
         self.interrupt: Interrupt | None = None
         self.look_at: float | None = None  # when one of its tasks may have used its time up
-        self.end_reason: str | None = None  # why the pool itself ended it
+        # Why the pool itself ended it, as a verb phrase in the past ("was stopped, because ..."): the
+        # cause on its certificate. To be set before the signal is sent; the first who sets it is right.
+        self.end_reason: str | None = None
+        self.oom: Verdict | None = None
 
 
 class WorkerHandler:
@@ -296,10 +304,11 @@ class WorkerHandler:
             OSError: It was never used before, and there is no memory for it.
         """
         record = self._records[-1]
-        board, boxes = self._recipe.board, self._recipe.boxes
+        board, boxes, black = self._recipe.board, self._recipe.boxes, self._recipe.black
         try:
             board.reserve(record)
             boxes.reserve(record)
+            black.reserve(record)
         except OSError as error:
             raise OSError(
                 error.errno, f"no memory for one more worker of {self._engine.name}", board.file
@@ -307,6 +316,7 @@ class WorkerHandler:
         self._records.pop()
         board.clear(record)
         boxes.clear(record)
+        black.clear(record)
         return record
 
     def _give_back(self, record: int) -> None:
@@ -380,6 +390,7 @@ class WorkerHandler:
                 self._reported()
                 self._not_started(worker, OSError(rest[0], os.strerror(rest[0])))
             elif kind == "exited":
+                worker.peak_memory_bytes = rest[2]
                 self._died(worker, os.waitstatus_to_exitcode(rest[1]))
 
     def _reported(self) -> None:
@@ -410,7 +421,8 @@ class WorkerHandler:
         if popen is None:
             self._died(worker, None)
         elif self._recipe.start_method == "spawn":
-            self._died(worker, popen.poll())  # our own child
+            exitcode, worker.peak_memory_bytes = reap(popen)  # our own child
+            self._died(worker, exitcode)
         elif not isinstance(popen, ForkedChild):
             self._died(worker, popen.wait(STATUS_LIMIT_S))  # the fork server is about to tell
         elif self.starter is None:

@@ -1,0 +1,192 @@
+"""The black boxes: what a worker leaves behind that dies without a word.
+
+One anonymous memory file per pool holds, for each record of the scoreboard, the *last words* of the
+worker (its last log lines, the end of what it printed) and the *traces* that ``faulthandler`` wrote: at a
+segmentation fault, or when the parent asked for them by a signal. The worker's side is ``recorder``; the
+parent only reads, with ``pread``, and maps nothing.
+
+Layout: ``count`` rings of RING_BYTES, reserved; from TRACES_AT on, TRACE_BYTES apart, the traces, which
+take memory only where something was written. A ring::
+
+    0     flags (FLAG_*), bytes of output so far, peak memory of the process as it started, in bytes
+    64    LOG_SLOTS slots of LOG: number of the line from 1, then its text, padded with zeros
+    4096  OUTPUT_BYTES of output, circular
+
+``faulthandler`` writes from a signal handler, into a descriptor. Each worker opens the file anew through
+``/proc/self/fd``, so that its position is its own. Where that cannot be done there are last words, but no
+traces: FLAG_TRACES says which.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import struct
+import time
+from multiprocessing import reduction
+from typing import Any
+
+from glasspool.engines.local import kernel
+from glasspool.engines.local.payload import _new_segment
+from glasspool.engines.local.scoreboard import reserve_memory
+
+RING_BYTES = 8192
+WORDS = struct.Struct("<3Q")
+FLAG_TRACES = 1
+"""``faulthandler`` writes into the box."""
+FLAG_USUAL = 2
+"""``faulthandler`` had been enabled already: its text belongs on stderr too."""
+FLAG_ANSWERS = 4
+"""The process writes its stacks into the box when it is asked."""
+
+LOG = struct.Struct("<Q504s")
+LOG_AT = 64
+LOG_SLOTS = 7
+OUTPUT_AT = 4096
+OUTPUT_BYTES = RING_BYTES - OUTPUT_AT
+TRACE_BYTES = 4 << 20
+READ_BYTES = 256 * 1024
+"""So much of a trace is read: 100 threads of 30 frames each."""
+
+LINES = 5
+
+
+class BlackBoxes:
+    """The black boxes of a pool, one per record of the scoreboard."""
+
+    def __init__(self, fd: int, count: int) -> None:
+        self.fd: int = fd
+        self.count = count
+        self._reserved = count
+        self._asked_ns: dict[int, int] = {}
+
+    @classmethod
+    def create(cls, count: int, capacity: int = 0) -> BlackBoxes:
+        """Make the file, and reserve the rings of the first ``count``; ``reserve`` adds more.
+
+        Raises:
+            OSError: There is no room for it.
+        """
+        fd = _new_segment()
+        try:
+            capacity = max(count, capacity)
+            os.ftruncate(fd, capacity * RING_BYTES)
+            reserve_memory(fd, 0, count * RING_BYTES)
+        except BaseException:
+            os.close(fd)
+            raise
+        made = cls(fd, capacity)
+        made._reserved = count
+        return made
+
+    def reserve(self, record: int) -> None:
+        """Make sure that there is memory for a ring. Only the parent calls it, in order.
+
+        Raises:
+            OSError: There is none.
+        """
+        if record >= self._reserved:
+            reserve_memory(self.fd, record * RING_BYTES, RING_BYTES)
+            self._reserved = record + 1
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # To a worker that is being spawned the descriptor goes by multiprocessing's own way.
+        return _attach, (reduction.DupFd(self.fd), self.count)
+
+    def traces_at(self, record: int) -> int:
+        """Return where the traces of a record begin in the file."""
+        return -(-self.count * RING_BYTES // TRACE_BYTES) * TRACE_BYTES + record * TRACE_BYTES
+
+    def clear(self, record: int) -> None:
+        """Empty a box for its next worker. Only the parent calls it, when no worker has it."""
+        self._asked_ns.pop(record, None)
+        os.pwrite(self.fd, bytes(RING_BYTES), record * RING_BYTES)
+        at, stop = self.traces_at(record), self.traces_at(record + 1)
+        while at < stop and os.pread(self.fd, 1, at).strip(b"\0"):
+            found = os.pread(self.fd, min(READ_BYTES, stop - at), at)
+            os.pwrite(self.fd, bytes(len(found)), at)
+            at += len(found)
+
+    def flags(self, record: int) -> int:
+        """Return what the worker can do: FLAG_TRACES and so on."""
+        return self._words(record)[0]
+
+    def peak_at_start(self, record: int) -> int:
+        """Return the peak memory of the process as it started, in bytes; 0 if it did not say."""
+        return self._words(record)[2]
+
+    def _words(self, record: int) -> tuple[int, ...]:
+        found = os.pread(self.fd, WORDS.size, record * RING_BYTES)
+        return WORDS.unpack(found) if len(found) == WORDS.size else (0, 0, 0)
+
+    def trace(self, record: int) -> str:
+        """Return what ``faulthandler`` wrote, empty if nothing: see ``traces.parse``."""
+        raw = os.pread(self.fd, READ_BYTES, self.traces_at(record))
+        return raw.rstrip(b"\0").decode("utf-8", "replace")
+
+    def last_log(self, record: int) -> tuple[str, ...]:
+        """Return the last log lines of the worker, oldest first."""
+        raw = os.pread(self.fd, LOG_SLOTS * LOG.size, record * RING_BYTES + LOG_AT)
+        if len(raw) < LOG_SLOTS * LOG.size:
+            return ()
+        lines = sorted((number, text) for number, text in LOG.iter_unpack(raw) if number)
+        return tuple(_text(text.rstrip(b"\0")) for _, text in lines[-LINES:])
+
+    def last_output(self, record: int) -> tuple[str, ...]:
+        """Return the last lines that the worker wrote to ``sys.stdout`` and ``sys.stderr``."""
+        total = self._words(record)[1]
+        raw = os.pread(self.fd, OUTPUT_BYTES, record * RING_BYTES + OUTPUT_AT)
+        if len(raw) < OUTPUT_BYTES:
+            return ()
+        if total <= OUTPUT_BYTES:
+            written = raw[:total]
+        else:
+            cut = total % OUTPUT_BYTES
+            # The first line has lost its beginning, unless it is all there is.
+            written = raw[cut:] + raw[:cut]
+            written = written.split(b"\n", 1)[-1] or written
+        lines = [line for line in written.splitlines() if line.strip()]
+        return tuple(_text(line) for line in lines[-LINES:])
+
+    def ask(self, record: int, pid: int) -> bool:
+        """Let a worker write the stacks of all its threads into its box, whatever it does.
+
+        Only for a worker that is to be killed anyway: the reader takes no lock and may crash it. The
+        worker does it in the signal's handler, below 1 ms as a rule, also inside C code that holds the
+        interpreter's lock; nothing announces that it has: give it some 50 ms before its SIGKILL.
+
+        Returns:
+            False if it cannot be asked: the signal would end it, or there is none.
+        """
+        number = kernel.dump_signal()
+        if number is None or self.fd < 0 or not self.flags(record) & FLAG_ANSWERS:
+            return False
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+            self._asked_ns[record] = time.monotonic_ns()
+            return True
+        return False
+
+    def asked_ns(self, record: int) -> int | None:
+        """Return when the worker was last asked for its stacks (``time.monotonic_ns()``)."""
+        return self._asked_ns.get(record)
+
+    def close(self) -> None:
+        """Close the descriptor. Safe to call twice."""
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+
+def _attach(duplicate: Any, count: int) -> BlackBoxes:
+    return BlackBoxes(duplicate.detach(), count)
+
+
+def _text(raw: bytes) -> str:
+    """Make a line harmless for whoever prints it: it may hold escape codes of a terminal."""
+    text = _ESCAPES.sub("", raw.decode("utf-8", "replace")).expandtabs().rstrip()
+    return "".join(sign if sign.isprintable() else "?" for sign in text)[:500]
+
+
+_ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")

@@ -1,0 +1,217 @@
+"""The recorder: keeps the last words of a worker in its black box, for the time when it cannot speak.
+
+Runs in the worker and starts no thread. It records, and never changes, what a task does:
+
+* ``faulthandler`` writes into the box at a fault. If it was enabled before, the parent writes the text to
+  stderr too when it finds it.
+* Log lines are copied where ``Logger`` passes a record to its handlers: no handler is added, no level
+  changed. The text is the one that a handler made; where none did, it is made from built-in types only, so
+  that no ``__str__`` of the user's runs which would not have run without us.
+* What is written through ``sys.stdout`` and ``sys.stderr`` is copied by an attribute ``write`` of the
+  stream object, which stays the object that it is. A stream that is not a plain ``TextIOWrapper`` is
+  left alone. Not seen: ``sys.stdout.buffer``, C code, subprocesses.
+
+A fork of the user's in a task inherits all of this, and is taken out of it before its first line runs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import io
+import itertools
+import logging
+import mmap
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from glasspool.engines.local import blackbox, kernel
+from glasspool.engines.local.blackbox import LOG, LOG_AT, LOG_SLOTS, OUTPUT_AT, OUTPUT_BYTES
+
+_LEAST_FD = 200
+"""Our descriptor keeps off the low numbers: those are used again first if a task closes them all."""
+
+_LINE = 500
+_SAFE = (str, int, float, bool, bytes, type(None))
+
+_current: Recorder | None = None
+
+
+def install(boxes: blackbox.BlackBoxes, record: int) -> None:
+    """Record the last words of this process from now on. Called once, as the worker starts."""
+    global _current
+    # A worker of a pool that was made in a worker inherited its parent's recorder.
+    had = _current.had if _current is not None else faulthandler.is_enabled()
+    recorder = Recorder(boxes, record, had)
+    _current = recorder
+    recorder.trace_faults()
+    recorder.follow_log()
+    for stream in (sys.stdout, sys.stderr):
+        recorder.follow_stream(stream)
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=recorder.abandon)
+
+
+class Recorder:
+    """The worker's side of its black box."""
+
+    def __init__(self, boxes: blackbox.BlackBoxes, record: int, had: bool) -> None:
+        start = record * blackbox.RING_BYTES
+        self.had = had
+        self._pid = os.getpid()
+        self._file = boxes.fd
+        self._trace_at = boxes.traces_at(record)
+        self._memory = mmap.mmap(boxes.fd, boxes.count * blackbox.RING_BYTES)
+        view = memoryview(self._memory)[start : start + blackbox.RING_BYTES]
+        self._words = view[:64].cast("Q")
+        self._log = view[LOG_AT : LOG_AT + LOG_SLOTS * LOG.size]
+        self._output = view[OUTPUT_AT:]
+        self._written = 0
+        self._next_line: Callable[[], int] = itertools.count(1).__next__
+        self._trace_fd = -1
+        self._call_handlers: Any = None
+        self._follower: Any = None
+        self._streams: list[tuple[Any, Any]] = []
+        self._words[2] = _peak_bytes()
+
+    # Faults -------------------------------------------------------------------------------------
+
+    def trace_faults(self) -> None:
+        """Let ``faulthandler`` write into the box, where the platform can give it a place there."""
+        fd = _reopened(self._file)
+        if fd is None:
+            return
+        os.lseek(fd, self._trace_at, os.SEEK_SET)
+        self._trace_fd = fd
+        faulthandler.enable(file=fd, all_threads=True)
+        flags = blackbox.FLAG_TRACES | (blackbox.FLAG_USUAL if self.had else 0)
+        number = kernel.dump_signal()
+        if number is not None:
+            faulthandler.register(number, file=fd, all_threads=True, chain=False)
+            flags |= blackbox.FLAG_ANSWERS
+        self._words[0] = flags
+
+    # Log lines ----------------------------------------------------------------------------------
+
+    def follow_log(self) -> None:
+        """Copy each record that a logger passes to its handlers, after they have had it."""
+        call_handlers = logging.Logger.callHandlers
+        note = self._note_record
+
+        def followed_handlers(self: logging.Logger, record: logging.LogRecord) -> None:
+            call_handlers(self, record)
+            note(record)
+
+        self._call_handlers, self._follower = call_handlers, followed_handlers
+        logging.Logger.callHandlers = followed_handlers  # type: ignore[method-assign]
+
+    def _note_record(self, record: logging.LogRecord) -> None:
+        try:
+            text = f"{record.levelname} {record.name}: {_message(record)}"
+            line = text[:_LINE].replace("\n", "\\n").encode("utf-8", "replace")
+            number = self._next_line()
+            # One call into C, so that threads that log at the same time don't mix.
+            LOG.pack_into(self._log, (number - 1) % LOG_SLOTS * LOG.size, number, line)
+        except Exception:  # the user's records may hold anything; logging goes on without a copy
+            return
+
+    # Output -------------------------------------------------------------------------------------
+
+    def follow_stream(self, stream: Any) -> None:
+        """Copy what is written through a standard stream, unless it is one of the user's making."""
+        if not isinstance(stream, io.TextIOWrapper):
+            return
+        if type(stream).write is not io.TextIOWrapper.write or "write" in vars(stream):
+            return
+        write, note = stream.write, self._note_output
+
+        def followed_write(text: str, /) -> int:
+            count = write(text)
+            if type(text) is str:
+                note(text)
+            return count
+
+        stream.write = followed_write  # type: ignore[method-assign]
+        self._streams.append((stream, followed_write))
+
+    def _note_output(self, text: str) -> None:
+        # Threads that print at the same time may overwrite each other's copy, not the output itself.
+        raw = text[-OUTPUT_BYTES:].encode("utf-8", "replace")[-OUTPUT_BYTES:]
+        at = self._written % OUTPUT_BYTES
+        end = at + len(raw)
+        if end <= OUTPUT_BYTES:
+            self._output[at:end] = raw
+        else:
+            room = OUTPUT_BYTES - at
+            self._output[at:] = raw[:room]
+            self._output[: end - OUTPUT_BYTES] = raw[room:]
+        self._written += len(raw)
+        self._words[1] = self._written
+
+    # A fork of the user's -------------------------------------------------------------------------
+
+    def abandon(self) -> None:
+        """Stop recording, in a child that a task forked: the box tells of its parent."""
+        if os.getpid() == self._pid or self._written < 0:
+            return
+        self._written = -1
+        if logging.Logger.callHandlers is self._follower:
+            logging.Logger.callHandlers = self._call_handlers  # type: ignore[method-assign]
+        for stream, follower in self._streams:
+            if vars(stream).get("write") is follower:
+                del stream.write
+        if self._trace_fd >= 0:
+            # Not disabled: a task may have enabled it anew, for a file of its own.
+            with contextlib.suppress(OSError):
+                target = 2 if self.had else os.open(os.devnull, os.O_WRONLY)
+                os.dup2(target, self._trace_fd, inheritable=False)
+                if target != 2:
+                    os.close(target)
+
+
+def _message(record: logging.LogRecord) -> str:
+    """Return the text of a record without running the user's code."""
+    made = record.__dict__.get("message")
+    if type(made) is str:
+        # A handler has made it, and the traceback that belongs to it.
+        story = record.exc_text
+        return f"{made} | {story.splitlines()[-1]}" if type(story) is str and story else made
+    text = record.msg if type(record.msg) is str else f"<{type(record.msg).__qualname__}>"
+    args = record.args
+    if not args:
+        return text
+    if type(args) is tuple and all(type(value) in _SAFE for value in args):
+        with contextlib.suppress(TypeError, ValueError):
+            return text % args
+    shown = args if type(args) is tuple else (args,)
+    parts = (
+        repr(value)[:100] if type(value) in _SAFE else f"<{type(value).__qualname__}>"
+        for value in shown
+    )
+    return f"{text} ({', '.join(parts)})"
+
+
+def _reopened(fd: int) -> int | None:
+    """Open the file behind a descriptor anew, with a position of its own; None if that cannot be."""
+    try:
+        opened = os.open(f"/proc/self/fd/{fd}", os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        import fcntl
+
+        high = fcntl.fcntl(opened, fcntl.F_DUPFD_CLOEXEC, _LEAST_FD)
+    except (ImportError, OSError):  # few descriptors are allowed
+        return opened
+    os.close(opened)
+    return high
+
+
+def _peak_bytes() -> int:
+    try:
+        import resource
+    except ImportError:  # not on this platform
+        return 0
+    return kernel.rusage_bytes(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
