@@ -28,6 +28,7 @@ PICKLE_BYTES = 256 * 1024
 
 _DEPTH = 4
 _STRING = 60
+_BYTES = 24
 _INTEGER_BITS = 256
 _NAMES = 500
 _BRACKETS: dict[type, tuple[str, str]] = {list: ("[", "]"), tuple: ("(", ")")}
@@ -88,6 +89,10 @@ class StandIn:
 
     def __init__(self, *args: Any, **kwds: Any) -> None:
         """Take anything."""
+
+    def __call__(self, *args: Any, **kwds: Any) -> StandIn:
+        """Stand for the outcome of calling what was the outcome of a call."""
+        return type(self)(*args, **kwds)
 
     def __setstate__(self, state: Any) -> None:
         self.state = state
@@ -186,10 +191,10 @@ def _show(value: Any, depth: int) -> Iterator[str]:
 
 
 def _show_string(value: str | bytes | bytearray) -> str:
-    if len(value) <= _STRING:
+    limit, unit = (_STRING, "characters") if isinstance(value, str) else (_BYTES, "bytes")
+    if len(value) <= limit:
         return repr(value)
-    unit = "characters" if isinstance(value, str) else "bytes"
-    return f"{value[:_STRING]!r}... ({len(value)} {unit})"
+    return f"{value[:limit]!r}... ({len(value)} {unit})"
 
 
 def _show_collection(value: Any, depth: int) -> Iterator[str]:
@@ -219,6 +224,11 @@ def _show_stand_in(value: StandIn, depth: int) -> Iterator[str]:
         yield _show_array(value)
     elif path.endswith("multiarray.scalar"):
         yield "<NumPy scalar>"
+    elif path == "multiprocessing.reduction._rebuild_partial" and len(value.args) == 3:
+        function, args, kwds = value.args
+        yield "functools.partial("
+        yield from _show_all((function, *args), kwds, depth)
+        yield ")"
     elif path.startswith("cloudpickle."):
         yield "<function>" if "function" in path else f"<{_short(path)}>"
     elif depth < _DEPTH and (value.args or value.kwds):
