@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import multiprocessing
 import os
@@ -11,8 +10,7 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Iterator
-from multiprocessing.context import BaseContext
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,30 +20,7 @@ import pytest
 import glasspool
 from glasspool import snapshot
 from glasspool.engines.local import traces
-
-LIMIT_S = 30.0
-MakePool = Callable[..., "glasspool.Pool"]
-
-
-@pytest.fixture
-def make(ctx: BaseContext, leak_check: None) -> Iterator[MakePool]:
-    """Return a callable that makes pools with each start method, and ends them with the test."""
-    yield from _maker(ctx)
-
-
-@pytest.fixture
-def make_forked(leak_check: None) -> Iterator[MakePool]:
-    """Return a callable that makes pools under fork, where that is enough."""
-    yield from _maker(multiprocessing.get_context("fork"))
-
-
-def _maker(ctx: BaseContext) -> Iterator[MakePool]:
-    with contextlib.ExitStack() as stack:
-
-        def make_one(*args: Any, **kwds: Any) -> glasspool.Pool:
-            return stack.enter_context(glasspool.Pool(*args, context=ctx, **kwds))
-
-        yield make_one
+from pools import LIMIT_S, MakePool, wait_until
 
 
 def death_of(result: Any) -> glasspool.DeathCertificate:
@@ -151,6 +126,17 @@ def test_what_the_pool_did_itself_is_the_cause(make_forked: MakePool, stage: Sta
     assert "because the test said so, while it ran task" in died.text()
 
 
+def test_attempts_are_counted(make_forked: MakePool) -> None:
+    """Each death of a task that is tried anew has its certificate; the last one is the error's."""
+    pool = make_forked(2)
+    died = death_of(pool.apply_async(tasks.kill, retries=2))
+    assert (died.attempts, died.attempts_allowed) == (3, 3)
+    assert "attempt 3 of 3" in died.text()
+    told = pool.inspect().pools[0].deaths
+    assert [death.attempts for death in told] == [1, 2, 3]
+    assert {death.task.id for death in told if death.task} == {1}
+
+
 def test_an_idle_worker_has_a_certificate_too(make_forked: MakePool) -> None:
     """It is in the picture of the pool, with its last words and without a task."""
     pool = make_forked(1)
@@ -231,12 +217,8 @@ def test_a_worker_that_is_stuck_in_c_is_asked_before_it_is_killed(
     (worker,) = pool._engine.handler.workers.values()
     boxes = pool._engine.black
     assert boxes.ask(worker.record, worker.pid)
-    deadline = time.monotonic() + LIMIT_S
-    # Nothing announces the dump: look again until its last line is there.
-    while "tell_and_spin_in_c" not in (text := boxes.trace(worker.record)):
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-    (trace,) = traces.parse(text)
+    wait_until(lambda: "in main" in boxes.trace(worker.record), "the dump is written")
+    (trace,) = traces.parse(boxes.trace(worker.record))
     stack = trace.stack_of(worker.ident)
     assert stack is not None
     assert traces.of_task(stack)[-1].function in ("tell_and_spin_in_c", "tell")
