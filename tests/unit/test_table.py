@@ -2,6 +2,7 @@
 
 import io
 import sysconfig
+from dataclasses import replace
 
 import pytest
 from rich.cells import cell_len
@@ -271,6 +272,62 @@ def test_tasks_threads_and_certificates_have_their_tables():
     assert "words.count" in certificate
     for text in (tasks, threads, certificate):
         assert max(map(cell_len, text.splitlines())) <= 80
+
+
+FULL = DeathCertificate(
+    2000,
+    0,
+    "was killed by SIGKILL",
+    task=replace(TASK, arguments="(5, 'x')", items=1, run_s=3.2),
+    signal=9,
+    exitcode=-9,
+    attempts=2,
+    attempts_allowed=3,
+    advice="Try fewer workers.",
+    peak_memory_bytes=3_100_000_000,
+    oom_likely=True,
+    oom_evidence="its cgroup counts one OOM kill more",
+    stack=(Frame("work.py", 3, "outer"), Frame("work.py", 9, "inner")),
+    stack_age_s=1.5,
+    stack_source="self",
+    last_log=("INFO app: one", "WARNING app: two"),
+    last_output=("printed",),
+)
+
+
+def test_all_that_is_known_of_a_death_has_its_row():
+    """Memory, the OOM killer, the stack with its source and age, and the last words."""
+    told = " ".join(table.certificate_text(FULL, width=120).split())
+    for words in (
+        "peak memory 3.1 GB",
+        "OOM killer likely: its cgroup counts one OOM kill more",
+        "last stack inner (work.py:9) outer (work.py:3) (from self, 1.5 s before)",
+        "last log INFO app: one WARNING app: two",
+        "last output printed",
+        "advice Try fewer workers.",
+    ):
+        assert words in told
+
+
+def test_a_full_certificate_is_told_in_six_lines():
+    """What happened to whom, the others, memory, where it was, its last word, what to try."""
+    assert FULL.text().splitlines() == [
+        "worker 0 (pid 2000) was killed by SIGKILL while it ran task 12 (words.count(5, 'x')) "
+        "for 3.2 s, attempt 2 of 3.",
+        "Other tasks are unharmed; the worker was replaced.",
+        "Most likely the kernel's OOM killer did it: its cgroup counts one OOM kill more. "
+        "It had up to 3,100 MB.",
+        "1.5 s before, it was in inner (work.py:9), called from outer (work.py:3).",
+        "The last that it logged: WARNING app: two",
+        "Try fewer workers.",
+    ]
+
+
+def test_of_many_deaths_the_last_are_told_in_full():
+    """A picture of a pool that lost a hundred workers stays readable."""
+    texts = table.deaths_text([FULL] * 100)
+    assert len(texts) == 100
+    assert [len(text.splitlines()) for text in texts[-6:]] == [1, 6, 6, 6, 6, 6]
 
 
 @pytest.mark.parametrize("width", [1, 30, 60])

@@ -206,8 +206,8 @@ def advice(exitcode: int | None, oom_likely: bool | None, stack: Any = None) -> 
 
 
 _ADVICE_CLOSED = (
-    "Look for code in the task that closes descriptors which are not its own: os.closerange, or a "
-    "library that makes the process a daemon."
+    "Look for code in the task that closes descriptors which are not its own (os.closerange, a "
+    "library that makes the process a daemon), or that replaces the process (os.exec*)."
 )
 _ADVICE_KILLED = {
     True: "Try fewer workers, smaller chunks, or max_memory=, so that less is in memory at a time.",
