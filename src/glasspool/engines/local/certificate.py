@@ -39,6 +39,7 @@ class Coroner:
         self._engine = engine
         self._oom: OomWatch | None = None
         self._groups: dict[int, str | None] = {}
+        self._passed_on: set[int] = set()
 
     def welcome(self, worker: Worker) -> None:
         """Note in which cgroup a worker is that has just become ready, and what is counted there."""
@@ -55,6 +56,7 @@ class Coroner:
         """Write the death certificate of a worker, for one of the tasks that it had begun, if any."""
         from glasspool.snapshot import DeathCertificate
 
+        self._pass_on(worker)  # before anybody is told of the death
         code = worker.exitcode
         number = -code if code is not None and code < 0 else None
         verdict = self._judge(worker, number)
@@ -85,10 +87,18 @@ class Coroner:
         return certificate
 
     def see_off(self, worker: Worker) -> None:
-        """Let go of a worker that has been buried, and pass on what it would have written to stderr."""
+        """Let go of a worker that has been buried."""
+        self._pass_on(worker)
+        self._passed_on.discard(worker.token)
         self._groups.pop(worker.token, None)
         if self._oom is not None and not worker.stopping:
             self._oom.renew()
+
+    def _pass_on(self, worker: Worker) -> None:
+        """Write what ``faulthandler`` would have written to stderr there, once."""
+        if worker.token in self._passed_on:
+            return
+        self._passed_on.add(worker.token)
         boxes, record = self._engine.black, worker.record
         if boxes.flags(record) & blackbox.FLAG_USUAL:
             trace = boxes.trace(record)
