@@ -21,6 +21,7 @@ import queue
 import socket
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from multiprocessing.process import BaseProcess
