@@ -198,7 +198,7 @@ def test_a_death_in_the_middle_of_a_map(make: MakePool) -> None:
     wait_until(lambda: pool.stats()["sent"] + pool.stats()["waiting"] == 0, "all has ended")
     stats = pool.stats()
     assert (stats["done"], stats["lost"]) == (99, 1)
-    assert job.info.state == "failed"
+    assert job.info.state == "lost"
     assert [task.state for task in job.info.tasks].count("done") == 99
     works(pool, 2)
 

@@ -91,6 +91,15 @@ def test_the_c_loop_under_each_start_method(make: MakePool) -> None:
     wait_until(lambda: not Path(f"/proc/{victim}").exists(), "the old worker is gone")
 
 
+def test_the_error_says_where_it_was_in_c(make_forked: MakePool) -> None:
+    """Also inside a C call that holds the GIL: the worker is to be killed, so ``faulthandler`` may look."""
+    pool = make_forked(1, timeout_grace=GRACE_S)
+    with pytest.raises(glasspool.TaskTimeout) as caught:
+        pool.apply(limit_tasks.loop_in_c, timeout=TIMEOUT_S)
+    assert caught.value.stack is not None
+    assert [frame.function for frame in caught.value.stack] == ["loop_in_c"]
+
+
 def test_the_error_says_where_it_was(make_forked: MakePool) -> None:
     """The stack of the stuck task is on the error and in its traceback, without calls of ours."""
     pool = make_forked(1)
@@ -331,7 +340,7 @@ def test_it_works_at_the_third_attempt(
 ) -> None:
     """What went wrong is tried anew, and the task learns which attempt it is."""
     pool = make(2)
-    timeout = 0.1 if way == "is stuck" else math.inf
+    timeout = 0.5 if way == "is stuck" else math.inf
     result = pool.apply_async(
         limit_tasks.works_at_last,
         (way, 2, str(tmp_path)),

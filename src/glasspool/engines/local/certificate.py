@@ -61,7 +61,7 @@ class Coroner:
         number = -code if code is not None and code < 0 else None
         verdict = self._judge(worker, number)
         boxes, record = self._engine.black, worker.record
-        stack, age_s, source = self._last_stack(worker)
+        stack, age_s, source = self.last_stack(worker)
         certificate = DeathCertificate(
             pid=worker.pid,
             slot=worker.slot,
@@ -130,9 +130,10 @@ class Coroner:
             return peak
         return peak if peak > self._engine.black.peak_at_start(worker.record) else None
 
-    def _last_stack(
+    def last_stack(
         self, worker: Worker
     ) -> tuple[tuple[Frame, ...] | None, float | None, str | None]:
+        """Return the last stack known of a worker's task, how old it is (in seconds), and its source."""
         from glasspool.engines.local import traces
 
         boxes = self._engine.black

@@ -7,7 +7,8 @@ not help:
    a signal; the worker's handler looks whether that very task still runs, tells where it was, and raises.
    The caller has his error as soon as that is told, and the worker goes on with the next task.
 2. ``REACT_S`` later (a C loop does not run handlers; a task may catch everything): the caller has his
-   error now, the worker's other tasks are taken back, and its slot gets a new worker.
+   error ``DUMP_S`` later at the latest, with the stack that ``faulthandler`` wrote; the worker's other
+   tasks are taken back, and its slot gets a new worker.
 3. ``timeout_grace`` later SIGTERM, and once more as long later SIGKILL. A worker that comes to its
    senses meanwhile leaves in an orderly way.
 
@@ -28,15 +29,18 @@ from glasspool.engines.local import kernel
 from glasspool.engines.local import scoreboard as sb
 from glasspool.errors import GlasspoolError, TaskCancelled, TaskTimeout
 from glasspool.ledger import CANCELLED, TIMEOUT, Held, Task
-from glasspool.snapshot import Frame
 
 if TYPE_CHECKING:
     from glasspool.engines.local.collector import Collector
     from glasspool.engines.local.engine import LocalEngine
     from glasspool.engines.local.workers import Worker
+    from glasspool.snapshot import Frame
 
 REACT_S = 0.1
 """So long a task may take to end by an exception, before its worker is replaced."""
+
+DUMP_S = 0.05
+"""So long a worker that does not react may take to write its stacks down (``blackbox``)."""
 
 LEAST_S = 0.001
 
@@ -118,6 +122,8 @@ class Interrupts:
 
     def told(self, worker: Worker, seq: int, body: bytes) -> None:
         """Take a worker's word that it has raised the exception in the task, and where."""
+        from glasspool.snapshot import Frame
+
         interrupt = worker.interrupt
         if interrupt is not None and interrupt.seq == seq and not interrupt.settled:
             interrupt.stack = tuple(Frame(*frame) for frame in marshal.loads(body))
@@ -137,9 +143,18 @@ class Interrupts:
             if entry is not None and entry.ended_ns:
                 self.answered(worker)  # it had ended in time: its result is on the way
                 return
-            self._settle(
-                worker, interrupt, "it did not answer: inside a call into C, or in a handler"
-            )
+            if self._engine.black.ask(worker.record, worker.pid):
+                self._collector.timers.later(DUMP_S, lambda: self._give_up(worker, interrupt))
+                return
+        self._give_up(worker, interrupt)
+
+    def _give_up(self, worker: Worker, interrupt: Interrupt) -> None:
+        """End the task whatever its worker does, and part with the worker."""
+        if worker.interrupt is not interrupt or worker.buried:
+            return
+        if not interrupt.settled:
+            interrupt.stack, _, _ = self._engine.coroner.last_stack(worker)
+            self._settle(worker, interrupt, "it did not react: inside C code, or it blocks signals")
         self._collector.condemn(worker)
         grace = self._engine.options.timeout_grace_s
         self._engine.kill_later(worker, grace, signal.SIGTERM)
