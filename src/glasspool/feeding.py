@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from glasspool.engines.local import payload, wire
 from glasspool.engines.local.outcome import RAISED
+from glasspool.engines.local.scarcity import no_thread
 from glasspool.engines.local.workers import new_thread
 from glasspool.errors import TaskExit
 from glasspool.latch import Latch
@@ -99,7 +100,16 @@ class Feed:
         )
         self._engine.feeders.add(thread)
         # Not here: a signal handler that raises inside Thread.start would leave a broken thread.
-        self._engine.collector.mailbox.put(thread.start)
+        self._engine.collector.mailbox.put(lambda: self._start(thread, at_end))
+
+    def _start(
+        self, thread: threading.Thread, at_end: Callable[[Feed, BaseException | None], None]
+    ) -> None:
+        try:
+            thread.start()
+        except RuntimeError as error:
+            self._engine.feeders.discard(thread)
+            at_end(self, no_thread(error, "the iterable"))
 
     def _run_thread(
         self, at_end: Callable[[Feed, BaseException | None], None], thread: threading.Thread

@@ -20,7 +20,7 @@ from multiprocessing.process import BaseProcess
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, TypeVarTuple, overload
 
 from glasspool import options, registry
-from glasspool.engines.local import payload, wire
+from glasspool.engines.local import payload, scarcity, wire
 from glasspool.engines.local.engine import LocalEngine, Plan
 from glasspool.errors import EngineUnavailable, GlasspoolError
 from glasspool.feeding import CONTAINERS, Feed, feed_here, feed_imap
@@ -656,10 +656,23 @@ class Pool(multiprocessing.pool.Pool):
 
 
 def _start_engine(plan: Plan, where: tuple[str, int]) -> LocalEngine:
+    try:
+        return _started_engine(plan, where)
+    except (OSError, RuntimeError, EOFError) as error:
+        method = str(plan.context.get_start_method())
+        clear = scarcity.explain(error, plan.name, plan.size, method)
+        if clear is None:
+            raise
+        raise clear from error
+
+
+def _started_engine(plan: Plan, where: tuple[str, int]) -> LocalEngine:
     engine = LocalEngine(plan)
     engine.answerer = _answer
     engine.stall.tell = _tell_of_stall
     engine.stall.processor_time = _processor_time
+    engine.bring_back = registry.bring_back
+    engine.forking = functools.partial(registry.forking, where, again=True)
     try:
         if engine.start_method == "fork":
             with registry.forking(where) as beside:
@@ -669,6 +682,7 @@ def _start_engine(plan: Plan, where: tuple[str, int]) -> LocalEngine:
             engine.prepare()
     except BaseException:
         engine.discard()
+        registry.bring_back()
         raise
     engine.start()
     return engine

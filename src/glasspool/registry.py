@@ -7,6 +7,7 @@ the process, and the helper threads of all other pools stand aside for that).
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import os
 import sys
@@ -142,11 +143,19 @@ def _run_hooks(engine: LocalEngine) -> None:
 
 
 @contextlib.contextmanager
-def forking(where: tuple[str, int]) -> Iterator[tuple[str, ...]]:
+def forking(where: tuple[str, int], again: bool = False) -> Iterator[tuple[str, ...]]:
     """Let the caller fork this process, with the helper threads of all our pools out of existence.
 
     Threads of the program itself cannot be stopped; if there are any, one warning names them, and so
     does the value.
+
+    Args:
+        where: File and line for that warning.
+        again: The fork replaces a template that died: by a thread of ours, the program goes on.
+
+    Raises:
+        BlockingIOError: The threads cannot all be started again: there is room for the fork or for
+            them. The caller undoes his fork, and calls ``bring_back``.
     """
     with _making:
         engines = live_engines()
@@ -155,10 +164,19 @@ def forking(where: tuple[str, int]) -> Iterator[tuple[str, ...]]:
             for engine in engines:
                 gone += engine.park()
             _wait_until_gone(gone)
-            yield _warn_of_threads(where)
+            yield _warn_of_threads(where, again)
         finally:
-            for engine in engines:
-                engine.resume()
+            lame = [engine for engine in engines if not engine.come_back()]
+            if lame:
+                raise BlockingIOError(errno.EAGAIN, "no more threads can be started")
+
+
+def bring_back() -> None:
+    """Start the threads of our pools again that ``forking`` could not; end those where that fails."""
+    with _making:
+        for engine in live_engines():
+            if not engine.come_back():
+                engine.collapse()
 
 
 def _wait_until_gone(native_ids: list[int]) -> None:
@@ -173,22 +191,32 @@ def _wait_until_gone(native_ids: list[int]) -> None:
             os.sched_yield()
 
 
-def _warn_of_threads(where: tuple[str, int]) -> tuple[str, ...]:
+def _warn_of_threads(where: tuple[str, int], again: bool) -> tuple[str, ...]:
     me = threading.current_thread()
     others = tuple(thread.name for thread in threading.enumerate() if thread is not me)
     if not others:
         return ()
     file, line = where
-    warnings.warn_explicit(
-        "a glasspool pool forks this process while other threads are alive: "
-        f"{', '.join(others)}. A lock that one of them holds now stays locked in the workers. "
-        "Make the pool before you start threads, or pass "
-        "context=multiprocessing.get_context('forkserver').",
-        ForkWarning,
-        file,
-        line,
-    )
+    names = ", ".join(others)
+    if again:
+        # Where warnings are errors, nobody on this thread could take one.
+        with contextlib.suppress(Warning):
+            warnings.warn_explicit(_AGAIN.format(names=names), ForkWarning, file, line)
+    else:
+        warnings.warn_explicit(_BESIDE.format(names=names), ForkWarning, file, line)
     return others
+
+
+_BESIDE = (
+    "a glasspool pool forks this process while other threads are alive: {names}. A lock that one of "
+    "them holds now stays locked in the workers. Make the pool before you start threads, or pass "
+    "context=multiprocessing.get_context('forkserver')."
+)
+_AGAIN = (
+    "the template process of a glasspool pool has died; a new one is forked while other threads are "
+    "alive: {names}. A lock that one of them holds now stays locked in the new workers. Look for what "
+    "killed it; context=multiprocessing.get_context('forkserver') needs no template."
+)
 
 
 def caller_place() -> tuple[str, int]:

@@ -120,6 +120,13 @@ class _Job(Latch):
     def __reduce__(self) -> Any:
         raise TypeError(_NOT_PICKLED)
 
+    def callback_failed(self, error: GlasspoolError) -> None:
+        """End the job with an error: its callback cannot be run (collector)."""
+        self._keep(error)
+        self._callback = self._error_callback = None
+        self._pool = None
+        self.set()
+
     def _outcome_now(self) -> Outcome:
         raise NotImplementedError
 

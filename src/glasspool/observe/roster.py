@@ -219,7 +219,8 @@ def _state(engine: LocalEngine) -> str:
 
 def _notes(engine: LocalEngine) -> tuple[str, ...]:
     failure = engine.collector.failure
-    return () if failure is None else (str(failure),)
+    told = () if failure is None else (str(failure),)
+    return told + tuple(engine.shortage.notes.copy().values())
 
 
 def _open_tasks(engine: LocalEngine) -> list[TaskInfo]:

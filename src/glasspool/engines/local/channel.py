@@ -9,6 +9,7 @@ tells of its death, see ``workers``).
 from __future__ import annotations
 
 import array
+import errno
 import os
 import select
 import socket
@@ -107,6 +108,21 @@ def wait_to_read(end: socket.socket) -> None:
     poll = select.poll()
     poll.register(end, select.POLLIN)
     poll.poll()  # woken by either
+
+
+def take_fd(fds: list[int]) -> int:
+    """Take the descriptor that came with a message.
+
+    Raises:
+        OSError: The kernel dropped it, as this process may have no more (``MSG_CTRUNC``).
+    """
+    if not fds:
+        raise OSError(
+            errno.EMFILE,
+            "the shared memory of a large value did not arrive: this process has too many open "
+            "files; raise the limit (ulimit -n), or close some",
+        )
+    return fds.pop(0)
 
 
 def close_fds(fds: list[int]) -> None:

@@ -24,7 +24,7 @@ from glasspool.engines.local import scoreboard as sb
 from glasspool.engines.local.direct import Lender
 from glasspool.engines.local.interrupts import Interrupts
 from glasspool.engines.local.mailbox import Mailbox
-from glasspool.engines.local.outcome import RAISED, Segment, raised_classes
+from glasspool.engines.local.outcome import RAISED, arrived, raised_classes
 from glasspool.engines.local.payload import Parcel
 from glasspool.engines.local.slots import Change, Slots
 from glasspool.engines.local.timers import Timers
@@ -55,6 +55,7 @@ class Collector:
     def __init__(self, engine: LocalEngine) -> None:
         self._engine = engine
         self.stall = engine.stall
+        self._poll = select.epoll()  # first: it closes itself if there is no room for what follows
         self.mailbox: Mailbox = Mailbox()
         self.ledger: Ledger = Ledger()
         self.state = "waiting for tasks and results"
@@ -62,7 +63,6 @@ class Collector:
         self.feeds: dict[weakref.ref[Any], Any] = {}
         self.pace: dict[int, float] = {}
         self.failure: BaseException | None = None
-        self._poll = select.epoll()
         self._poll.register(self.mailbox.fd, select.EPOLLIN)
         self._receiver = channel.Receiver()
         self._fence = threading.Lock()
@@ -428,7 +428,7 @@ class Collector:
                 self.hear_word(worker, kind, task_id, body, begun, ended)
                 continue
             if kind in wire.SEGMENTS:
-                body = Segment(body, fds.pop(0))
+                kind, body = arrived(kind, body, fds)
             if not by_message and self._is_past(held, task_id, begun):
                 continue
             if kind > wire.OK_SEGMENT and self._try_anew(worker, task_id, kind, body):
@@ -457,7 +457,9 @@ class Collector:
         task = worker.held.tasks.get(task_id) if worker.held is not None else None
         if task is None or task.policy is None or not task.policy.retry_on:
             return False
-        if kind == wire.UNSENDABLE or task.attempts >= task.policy.retries or self._gives_up:
+        if kind in (wire.UNSENDABLE, RAISED) or self._gives_up:
+            return False
+        if task.attempts >= task.policy.retries:
             return False
         raised = raised_classes(body)
         named = task.policy.retry_on
@@ -674,6 +676,9 @@ class Collector:
                 self.retry(worker, task)
             else:
                 self.settle_here(task, WorkerDied(certificate), LOST, worker)
+        # Closing would not do it while a process that somebody forked holds the same socket: the poll
+        # would tell of it for ever, under a number that the next worker has.
+        self._forget(worker)
         worker.end.close()
         self._engine.buried(worker, certified=bool(begun))
 
@@ -942,6 +947,12 @@ class Collector:
         self.failure = error
         self._engine.give_up_changes(error)
         self._end_all(error, FAILED)
+
+    def collapse(self, error: BaseException) -> None:
+        """End all tasks while the loop does not run, and never will again (any thread)."""
+        self._parked = False
+        self._work_off()
+        self.fail(error)
 
     def _end_all(self, error: BaseException, how: str) -> None:
         for job in list(self.feeds.values()):

@@ -28,7 +28,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from glasspool.engines.local import channel, wire
-from glasspool.engines.local.outcome import Segment
+from glasspool.engines.local.outcome import arrived
 from glasspool.engines.local.payload import Parcel
 
 if TYPE_CHECKING:
@@ -158,7 +158,7 @@ class Lender:
             if kind < wire.SKIPPED:
                 self._receivers.append(receiver)
                 if kind in wire.SEGMENTS:
-                    body = Segment(body, fds.pop())
+                    kind, body = arrived(kind, body, fds)
                 return kind, body, begun, ended
             self._collector.hear_word(worker, kind, task_id, body, begun, ended)
 

@@ -15,6 +15,7 @@ worker-handler sees them gone, ends the template, stops the collector, closes wh
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import os
 import queue
@@ -24,6 +25,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from multiprocessing.process import BaseProcess
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -35,6 +37,7 @@ from glasspool.engines.local.certificate import Coroner
 from glasspool.engines.local.collector import Collector
 from glasspool.engines.local.outbox import Outboxes
 from glasspool.engines.local.processes import MakeProcess, Recipe
+from glasspool.engines.local.scarcity import Shortage, no_thread
 from glasspool.engines.local.slots import Change
 from glasspool.engines.local.stall import StallWatch
 from glasspool.engines.local.workers import Worker, WorkerHandler, new_thread
@@ -54,6 +57,10 @@ PAUSE_S = 0.1
 
 MOST = 256
 """A pool can be resized to so many workers, or to four times as many as it was made with."""
+
+TEMPLATE_DEATHS = 3
+TEMPLATE_DEATHS_S = 60.0
+"""A pool gives up when its template has died so many times in so many seconds."""
 
 
 class Plan(NamedTuple):
@@ -112,46 +119,50 @@ class LocalEngine:
         self.answerer: Callable[[LocalEngine, dict[str, Any]], dict[str, Any]] | None = None
         self.on_shutdown: Callable[[LocalEngine], None] | None = None
         self.on_disposed: Callable[[LocalEngine], None] | None = None
+        self.forking: Callable[[], AbstractContextManager[object]] = contextlib.nullcontext
+        self.bring_back: Callable[[], None] = self.resume
+        self.rescuer: threading.Thread | None = None
+        self._template_deaths: deque[float] = deque(maxlen=TEMPLATE_DEATHS)
         self.next_id: Callable[[], int] = itertools.count(1).__next__
+        self.owner: int = os.getpid()
+        self.shortage: Shortage = Shortage(plan.name, plan.made_at)
         self.most: int = max(MOST, 4 * plan.size)
-        self.board: sb.Board = sb.Board.create(
-            plan.name,
-            plan.size,
-            _records(plan.size),
-            capacity=_records(self.most),
-            made_at=plan.made_at,
-            command=" ".join(sys.argv),
-            start_method=self.start_method,
-            initializer=self.initializer or "",
-        )
-        try:
+        with contextlib.ExitStack() as undo:
+            self.board: sb.Board = sb.Board.create(
+                plan.name,
+                plan.size,
+                _records(plan.size),
+                capacity=_records(self.most),
+                made_at=plan.made_at,
+                command=" ".join(sys.argv),
+                start_method=self.start_method,
+                initializer=self.initializer or "",
+            )
+            undo.callback(self.board.close)
+            undo.callback(self.board.unlink)
+            if self.board.trouble:
+                self.shortage.note("scoreboard", self.board.trouble)
             self.boxes: Outboxes = Outboxes.create(_records(plan.size), _records(self.most))
-        except BaseException:
-            self.board.unlink()
-            self.board.close()
-            raise
-        try:
+            undo.callback(self.boxes.close)
             self.black: BlackBoxes = BlackBoxes.create(_records(plan.size), _records(self.most))
-        except BaseException:
-            self.board.unlink()
-            self.board.close()
-            self.boxes.close()
-            raise
-        self.coroner: Coroner = Coroner(self)
-        self.callables: Callables = Callables(self.board.name_call)
-        recipe = Recipe(
-            plan.context,
-            plan.make_process,
-            self.board,
-            self.boxes,
-            plan.initializer,
-            plan.initargs,
-            self.black,
-        )
-        self.stall: StallWatch = StallWatch(self)
-        self.forked_beside: tuple[str, ...] = ()
-        self.handler: WorkerHandler = WorkerHandler(self, recipe)
-        self.collector: Collector = Collector(self)
+            undo.callback(self.black.close)
+            self.coroner: Coroner = Coroner(self)
+            self.callables: Callables = Callables(self.board.name_call)
+            recipe = Recipe(
+                plan.context,
+                plan.make_process,
+                self.board,
+                self.boxes,
+                plan.initializer,
+                plan.initargs,
+                self.black,
+            )
+            self.stall: StallWatch = StallWatch(self)
+            self.forked_beside: tuple[str, ...] = ()
+            self.handler: WorkerHandler = WorkerHandler(self, recipe)
+            undo.callback(self.handler.mailbox.close)
+            self.collector: Collector = Collector(self)
+            undo.pop_all()
         self.threads: dict[str, threading.Thread] = {}
         self._callbacks: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self.calling_back: Any = None
@@ -179,8 +190,14 @@ class LocalEngine:
         Raises:
             Exception: A worker could not be started. The engine has ended then.
         """
-        self.handler.serve_on(self.board.socket_file)
-        self.resume()
+        trouble = self.handler.serve_on(self.board.socket_file)
+        if trouble:
+            self.shortage.note("socket", trouble)
+        try:
+            self.resume()
+        except RuntimeError:
+            self._end_without_threads()
+            raise
         for slot in range(self.size):
             self.handler.mailbox.put(lambda slot=slot: self._first_start(slot))
         if not self._all_started.wait(START_LIMIT_S):
@@ -206,23 +223,25 @@ class LocalEngine:
             return
         try:
             self.handler.start(slot)
-        except OSError as error:
+        except Exception as error:  # also what multiprocessing meets on its way
             self.start_failed(slot, error)
 
     def joined(self, worker: Worker) -> None:
         """A worker has a process (worker-handler)."""
+        self.shortage.over(f"worker {worker.slot}")
         self.collector.mailbox.put(lambda: self.collector.join(worker))
         self._started += 1
         if self._started >= self.size:
             self._all_started.set()
 
-    def start_failed(self, slot: int, error: OSError) -> None:
+    def start_failed(self, slot: int, error: Exception) -> None:
         """A worker could not be started (worker-handler): in the beginning an error, later a pause."""
         if not self._all_started.is_set():
             self._start_error = error
             self._all_started.set()
         else:
-            self.handler.start_later(slot, 1.0)
+            what = f"worker {slot}"
+            self.handler.start_later(slot, self.shortage.failed(what, what, error))
             self.start_put_off(slot)
 
     def start_put_off(self, slot: int) -> None:
@@ -284,8 +303,36 @@ class LocalEngine:
         for role, loop in loops.items():
             thread = self.threads.get(role)
             if (thread is None or not thread.is_alive()) and not self.done.is_set():
-                self.threads[role] = new_thread(loop, f"{self.name} {role}")
-                self.threads[role].start()
+                thread = new_thread(loop, f"{self.name} {role}")
+                thread.start()
+                self.threads[role] = thread
+
+    def _end_without_threads(self) -> None:
+        """End a pool of which not every thread could be started, and no worker was."""
+        handler = self.threads.get("worker-handler")
+        if handler is None:
+            self.discard()
+        else:
+            self._terminating = True
+            self.handler.mailbox.put(self.handler.finish)
+            self.done.wait(5.0)  # woken by the worker-handler's last act
+
+    def come_back(self) -> bool:
+        """Start our threads again; False if they cannot be started for want of threads."""
+        try:
+            self.resume()
+        except RuntimeError:
+            return False
+        return True
+
+    def collapse(self) -> None:
+        """End the pool here and now, in the calling thread: ours cannot be started any more."""
+        self.park()
+        self._terminating = True
+        error = no_thread(RuntimeError("can't start new thread"), f"the work of {self.name}")
+        self.collector.collapse(error)
+        self.handler.collapse()
+        self.dispose()
 
     def park(self) -> list[int]:
         """Stop our threads for a moment, because another pool is about to fork this process.
@@ -325,6 +372,9 @@ class LocalEngine:
         }
         for role, thread in list(self.threads.items()):
             found[thread] = (tuple(role.split("+")), states[role])
+        rescuer = self.rescuer
+        if rescuer is not None:
+            found[rescuer] = (("worker-handler",), "forking a new template")
         for thread in list(self.feeders):
             found[thread] = (("iterable",), "running your iterable")
         return found
@@ -370,11 +420,15 @@ class LocalEngine:
 
     def call_back(self, job: Any) -> None:
         """Run a job's callback on the callback thread (collector)."""
-        self._callbacks.put(job)
         if "callback" not in self.threads:
             thread = new_thread(self._run_callbacks, f"{self.name} callback")
+            try:
+                thread.start()
+            except RuntimeError as error:
+                job.callback_failed(no_thread(error, "the callback"))
+                return
             self.threads["callback"] = thread
-            thread.start()
+        self._callbacks.put(job)
 
     def _run_callbacks(self) -> None:
         from glasspool.engines.local import kernel
@@ -431,7 +485,7 @@ class LocalEngine:
             return
         if worker.init_failed or self.collector.failure is not None:
             return  # counted already; or there is nothing to be done any more
-        if worker.initialized_ns is None and worker.wanted:
+        if worker.initialized_ns is None and worker.wanted and worker.end_reason is None:
             self._count_failure(worker, self._died_in_start(worker))
             return
         if worker.wanted:  # else its successor has been asked for, or the pool has become smaller
@@ -501,13 +555,67 @@ class LocalEngine:
     def _any_ready(self) -> bool:
         return any(worker.ready for worker in self.collector.workers.values())
 
-    def template_died(self) -> None:
-        """The template is gone, and no worker can be started any more (worker-handler)."""
-        error = GlasspoolError(
-            f"the template process of {self.name} has died, and its workers with it; "
-            "make a new pool."
-        )
-        self.collector.mailbox.put(lambda: self.collector.fail(error))
+    def template_died(self) -> bool:
+        """See to a new template, the workers are gone with the old one (worker-handler).
+
+        Returns whether there will be one. It is forked by a thread of its own, as the worker-handler
+        and all our other threads have to stand aside for that.
+        """
+        if self._terminating or self.collector.failure is not None:
+            return False
+        if not self._all_started.is_set():
+            return False  # the constructor raises
+        now = time.monotonic()
+        self._template_deaths.append(now)
+        recent = [when for when in self._template_deaths if now - when < TEMPLATE_DEATHS_S]
+        if len(recent) >= TEMPLATE_DEATHS:
+            error = GlasspoolError(
+                f"the template process of {self.name}, from which workers are forked, has died "
+                f"{len(recent)} times within {TEMPLATE_DEATHS_S:.0f} s, and its workers with it. "
+                "Look for what kills it (memory?), then make a new pool."
+            )
+            self.collector.mailbox.put(lambda: self.collector.fail(error))
+            return False
+        self._rescue()
+        return True
+
+    def _rescue(self) -> None:
+        if self._terminating:
+            return
+        thread = new_thread(self._fork_again, f"{self.name} new template")
+        try:
+            thread.start()
+        except RuntimeError as error:
+            self._rescue_failed(error)
+        else:
+            self.rescuer = thread
+
+    def _fork_again(self) -> None:
+        """Fork a new template, in a thread that nobody waits for."""
+        try:
+            with self.forking():
+                handler = self.threads.get("worker-handler")
+                if handler is not None and handler.is_alive():
+                    raise OSError(errno.EBUSY, "the pool's threads are busy")
+                if not self._terminating and not self.done.is_set():
+                    self.handler.fork_template(f"gp{self.number} template")
+        except OSError as error:
+            failure = error
+            self.handler.drop_template()
+            self.bring_back()
+            self.handler.mailbox.put(lambda: self._rescue_failed(failure))
+        else:
+            self.handler.mailbox.put(self._rescued)
+        finally:
+            self.rescuer = None
+
+    def _rescued(self) -> None:
+        self.shortage.over("template")
+        self.handler.template_is_back()
+
+    def _rescue_failed(self, error: Exception) -> None:
+        pause_s = self.shortage.failed("template", "a new template process", error)
+        self.handler.do_later(pause_s, self._rescue)
 
     # The end ----------------------------------------------------------------------------------------
 
@@ -551,7 +659,8 @@ class LocalEngine:
         self.give_up_changes(ValueError("Pool not running"))
 
     def discard(self) -> None:
-        """Close everything of an engine that never started."""
+        """Close everything of an engine whose threads do not run."""
+        self.handler.finish()
         self.collector.dispose()
         self.handler.mailbox.close()
         self.boxes.close()

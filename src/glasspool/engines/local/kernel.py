@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 import sys
 import threading
@@ -56,6 +57,17 @@ def open_pidfd(pid: int) -> int | None:
         return os.pidfd_open(pid)
     except OSError:
         return None
+
+
+def has_ended(pid: int) -> bool:
+    """Tell whether a child of ours has ended, also if nobody has taken its status yet."""
+    pidfd = open_pidfd(pid)
+    if pidfd is None:
+        return not hasattr(os, "pidfd_open")
+    try:
+        return bool(select.select([pidfd], [], [], 0)[0])
+    finally:
+        os.close(pidfd)
 
 
 def name_this_thread(name: str) -> None:

@@ -10,7 +10,7 @@ import os
 import pickle
 from typing import Any
 
-from glasspool.engines.local import payload, wire
+from glasspool.engines.local import channel, payload, wire
 from glasspool.errors import SerializationError, TaskExit
 
 VALUE = 40
@@ -43,6 +43,14 @@ class Segment:
 
     def __del__(self) -> None:
         os.close(self.fd)
+
+
+def arrived(kind: int, head: bytes, fds: list[int]) -> Outcome:
+    """Take over the segment that came with a reply; an error if this process had no room for it."""
+    try:
+        return kind, Segment(head, channel.take_fd(fds))
+    except OSError as error:
+        return RAISED, error
 
 
 def rebuild(outcome: Outcome) -> Outcome:

@@ -13,6 +13,7 @@ in the message is the number of parts, then their lengths, as 64-bit words.
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 import pickle
@@ -236,11 +237,22 @@ def _end(lengths: list[int]) -> int:
 
 
 def _new_segment() -> int:
+    """Make an anonymous file in memory; where there is none, a file without a name.
+
+    Raises:
+        OSError: Neither can be had.
+    """
     if hasattr(os, "memfd_create"):
-        return os.memfd_create("glasspool", os.MFD_CLOEXEC)
+        try:
+            return os.memfd_create("glasspool", os.MFD_CLOEXEC)
+        except OSError as error:
+            # A sandbox forbids the call (seccomp), or the kernel does not know it.
+            if error.errno not in (errno.ENOSYS, errno.EPERM, errno.EACCES):
+                raise
     import tempfile
 
-    with tempfile.TemporaryFile(buffering=0) as file:
+    folder = "/dev/shm" if os.access("/dev/shm", os.W_OK | os.X_OK) else None
+    with tempfile.TemporaryFile(buffering=0, dir=folder) as file:
         return os.dup(file.fileno())
 
 

@@ -5,6 +5,8 @@ Both give a ``multiprocessing`` process object as the handle, as programs look a
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import itertools
 import os
 import signal
@@ -122,7 +124,11 @@ class ContextStarter:
             _start_fork_server()
 
     def start_nanny(self) -> None:
-        """Start the nanny, if it is not there; after the first workers, which are in a hurry."""
+        """Start the nanny, if it is not there; after the first workers, which are in a hurry.
+
+        Raises:
+            OSError: No process is to be had.
+        """
         if self.nanny is None and hasattr(os, "pidfd_open"):
             self.nanny = Nanny(self._recipe.board, self._nanny_title)
 
@@ -136,7 +142,11 @@ class ContextStarter:
             Exception: The initializer or its arguments cannot be pickled, or no process can be had.
         """
         made = self._recipe.process(end, setup)
-        made._popen = made._Popen(made)  # type: ignore[attr-defined]
+        try:
+            made._popen = made._Popen(made)  # type: ignore[attr-defined]
+        except EOFError:
+            # The fork server ended in the middle of it, as it does when it cannot fork.
+            raise OSError(errno.EAGAIN, "the fork server could not start a process") from None
         made._sentinel = made._popen.sentinel  # type: ignore[attr-defined]
         del made._target, made._args, made._kwargs  # type: ignore[attr-defined]
         return made
@@ -195,10 +205,22 @@ class Nanny:
         arguments += map(str, layout)
         # As multiprocessing starts its resource tracker: no fork handlers, no inherited descriptors.
         self.pid: int = util.spawnv_passfds(os.fsencode(interpreter), arguments, ())
+        self.pidfd: int | None = kernel.open_pidfd(self.pid)
+
+    def close(self) -> None:
+        """Close our descriptor."""
+        fd, self.pidfd = self.pidfd, None
+        if fd is not None:
+            os.close(fd)
 
     def end(self) -> None:
-        """End the nanny: the pool has ended."""
-        os.kill(self.pid, signal.SIGKILL)
+        """End the nanny, if it has not ended: the pool has."""
+        with contextlib.suppress(ProcessLookupError):  # the user's SIGCHLD handler reaped it
+            if self.pidfd is None:
+                os.kill(self.pid, signal.SIGKILL)
+            else:
+                signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+        self.close()
         try:
             os.waitpid(self.pid, 0)  # woken by its end, which is near
         except ChildProcessError:  # the user's SIGCHLD handler reaped it

@@ -115,18 +115,44 @@ def folder(create: bool = False) -> Path:
     """
     from pathlib import Path
 
-    return Path(_make_folder() if create else _folder_name())
-
-
-def _make_folder() -> str:
     path = _folder_name()
+    if create:
+        _make_folder(path)
+    return Path(path)
+
+
+def folders() -> tuple[str, ...]:
+    """Return where scoreboards of this user may be: what is chosen, then what comes in its place."""
+    chosen = os.environ.get("GLASSPOOL_DIR")
+    found = [chosen] if chosen else []
+    runtime = os.environ.get("XDG_RUNTIME_DIR")
+    if runtime and os.access(runtime, os.W_OK | os.X_OK):
+        found.append(os.path.join(runtime, "glasspool"))
+    found.append(f"/dev/shm/glasspool-{os.geteuid()}")
+    temporary = _temporary_folder()
+    if temporary is not None:
+        found.append(os.path.join(temporary, f"glasspool-{os.geteuid()}"))
+    return tuple(dict.fromkeys(found))
+
+
+def _temporary_folder() -> str | None:
+    import tempfile
+
+    try:
+        found = tempfile.gettempdir()
+    except OSError:  # nothing is writable
+        return None
+    # Its last resort is the current folder, which is no place to litter.
+    return None if found == os.getcwd() else found
+
+
+def _make_folder(path: str) -> None:
     os.makedirs(path, mode=0o700, exist_ok=True)
     status = os.lstat(path)
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
         raise PermissionError(errno.EPERM, "the folder belongs to another user", path)
     if status.st_mode & 0o077:
         os.chmod(path, 0o700)
-    return path
 
 
 def _folder_name() -> str:
@@ -139,9 +165,7 @@ def _folder_name() -> str:
         return os.path.join(runtime, "glasspool")
     base = "/dev/shm"
     if not os.access(base, os.W_OK | os.X_OK):
-        import tempfile
-
-        base = tempfile.gettempdir()
+        base = _temporary_folder() or base
     return os.path.join(base, f"glasspool-{os.geteuid()}")
 
 
@@ -217,6 +241,7 @@ class Board:
         self.fd = fd  # the maker's, to reserve memory by; -1 everywhere else
         self.file = path
         self.header = header
+        self.trouble: str | None = None
         self.memory = memory
         self.view: memoryview[int] = memoryview(memory)
         usable = len(memory) // 8 * 8
@@ -238,28 +263,20 @@ class Board:
         """Make the file of a new pool and map it.
 
         There is memory for ``records`` records; ``reserve`` adds more, up to ``capacity``.
+        If that is impossible in the folder of this user, it is made in another one (``folders``), or
+        as a last resort without a name; ``trouble`` says so.
 
         Raises:
-            OSError: The folder or the file cannot be made, or there is no room for it.
+            OSError: There are not enough descriptors, or there is no room for it anywhere.
         """
-        home = _make_folder()
-        sweep(home)
-        path = os.path.join(home, f"{name}.{os.getpid()}.board")
         capacity = max(records, capacity)
-        total = RECORDS_AT + capacity * RECORD_BYTES
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(path)
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        fd = os.open(path, flags, 0o600)
-        try:
-            os.ftruncate(fd, total)
-            # Reserved, not only sized: a full tmpfs is an error here, and not a SIGBUS later.
-            reserve_memory(fd, 0, RECORDS_AT + records * RECORD_BYTES)
-            memory = mmap.mmap(fd, total)
-        except BaseException:
-            os.close(fd)
-            os.unlink(path)
-            raise
+        may_be_nameless = start_method == "fork"  # any other worker has to find it
+        path, memory, fd, trouble = _make_somewhere(
+            f"{name}.{os.getpid()}.board",
+            RECORDS_AT + capacity * RECORD_BYTES,
+            RECORDS_AT + records * RECORD_BYTES,
+            may_be_nameless,
+        )
         header = Header(
             pid=os.getpid(),
             start_ticks=process_start_ticks(os.getpid()),
@@ -275,7 +292,9 @@ class Board:
             capacity=capacity,
         )
         _write_header(memory, header)
-        return cls(path, memory, header, fd)
+        board = cls(path, memory, header, fd)
+        board.trouble = trouble
+        return board
 
     @classmethod
     def attach(cls, path: str | os.PathLike[str]) -> Board:
@@ -329,7 +348,9 @@ class Board:
 
     @property
     def socket_file(self) -> str:
-        """The Unix socket beside the file, on which the pool answers questions."""
+        """The Unix socket beside the file, on which the pool answers questions; none without one."""
+        if not self.file:
+            return ""
         return self.file.removesuffix(".board") + ".sock"
 
     @property
@@ -355,7 +376,7 @@ class Board:
 
     def unlink(self) -> None:
         """Remove the file and the socket beside it."""
-        for path in (self.file, self.socket_file):
+        for path in filter(None, (self.file, self.socket_file)):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(path)
 
@@ -378,7 +399,8 @@ class Board:
             OSError: There is none.
         """
         if record >= self.header.records:
-            reserve_memory(self.fd, RECORDS_AT + record * RECORD_BYTES, RECORD_BYTES)
+            if self.file:  # else it is memory without a file, of which a process has enough or ends
+                reserve_memory(self.fd, RECORDS_AT + record * RECORD_BYTES, RECORD_BYTES)
             self.header = self.header._replace(records=record + 1)
             self.words[_RECORDS_WORD] = record + 1
 
@@ -492,6 +514,54 @@ class Board:
         return _text(bytes(self.view[start : start + CALL_BYTES])) or "?"
 
 
+def _make_somewhere(
+    name: str, size: int, reserved: int, may_be_nameless: bool
+) -> tuple[str, mmap.mmap, int, str | None]:
+    """Make and map a file: path, mapping, descriptor, and what is to be said if it lies elsewhere."""
+    wanted, *others = dict.fromkeys((_folder_name(), *folders()))
+    refusals = []
+    last = OSError()
+    for home in (wanted, *others):
+        path = os.path.join(home, name)
+        try:
+            memory, fd = _make_file(home, path, size, reserved)
+        except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE):
+                raise  # as it would be anywhere
+            refusals.append(f"{home}: {error.strerror or error}")
+            last = error
+            continue
+        where = f"the scoreboard is in {home}" if refusals else ""
+        return path, memory, fd, f"{where} ({'; '.join(refusals)})" if refusals else None
+    if not may_be_nameless:
+        why = f"no scoreboard file could be made ({'; '.join(refusals)})"
+        raise OSError(last.errno, why) from last
+    memory = mmap.mmap(-1, size)
+    trouble = (
+        f"the pool cannot be seen from outside: no scoreboard file could be made "
+        f"({'; '.join(refusals)}); set GLASSPOOL_DIR to a folder with room"
+    )
+    return "", memory, -1, trouble
+
+
+def _make_file(home: str, path: str, size: int, reserved: int) -> tuple[mmap.mmap, int]:
+    _make_folder(home)
+    sweep(home)
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    fd = os.open(path, flags, 0o600)
+    try:
+        os.ftruncate(fd, size)
+        # Reserved, not only sized: a full tmpfs is an error here, and not a SIGBUS later.
+        reserve_memory(fd, 0, reserved)
+        return mmap.mmap(fd, size), fd
+    except BaseException:
+        os.close(fd)
+        os.unlink(path)
+        raise
+
+
 def sweep(home: str, at_most: int = 64) -> None:
     """Remove the files of pools whose process is gone, which was killed with nobody to clean up."""
     names = [name for name in os.listdir(home) if name.endswith(".board")]
@@ -506,11 +576,18 @@ def sweep(home: str, at_most: int = 64) -> None:
 
 
 def boards() -> list[Path]:
-    """List the scoreboard files of this user, oldest name first."""
-    try:
-        return sorted(folder().glob("*.board"))
-    except OSError:
-        return []
+    """List the scoreboard files of this user, oldest name first.
+
+    Where ``GLASSPOOL_DIR`` chooses a folder, only those in it.
+    """
+    from pathlib import Path
+
+    homes = (_folder_name(),) if os.environ.get("GLASSPOOL_DIR") else folders()
+    found: list[Path] = []
+    for home in homes:
+        with contextlib.suppress(OSError):
+            found += Path(home).glob("*.board")
+    return sorted(found)
 
 
 def reserve_memory(fd: int, start: int, size: int) -> None:

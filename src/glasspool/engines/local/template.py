@@ -18,6 +18,7 @@ Protocol, one message each way per line, as marshalled tuples::
 from __future__ import annotations
 
 import contextlib
+import errno
 import gc
 import marshal
 import os
@@ -25,10 +26,13 @@ import select
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Callable
 from typing import Any, NoReturn
 
 from glasspool.engines.local import channel, kernel
+
+END_LIMIT_S = 1.0
 
 BootWorker = Callable[[int, tuple[int, ...], str, tuple[Any, ...]], int]
 """Runs a worker to its end in the calling process: descriptor of its channel, identity, name, setup;
@@ -41,6 +45,8 @@ class Template:
     def __init__(self, pid: int, end: socket.socket) -> None:
         self.pid = pid
         self.end = end
+        # Its end is told by the process itself: any fork of the user's may hold the other end open.
+        self.pidfd: int | None = kernel.open_pidfd(pid)
         self._receiver = channel.Receiver()
 
     @classmethod
@@ -56,7 +62,12 @@ class Template:
         ours, theirs = channel.pair()
         parent = os.getpid()
         _flush_streams()
-        pid = os.fork()
+        try:
+            pid = os.fork()
+        except OSError:
+            ours.close()
+            theirs.close()
+            raise
         if pid == 0:
             _become_template(ours, theirs, parent, boot, title, orphaned)
         theirs.close()
@@ -91,16 +102,25 @@ class Template:
         with contextlib.suppress(OSError):
             channel.try_send(self.end, marshal.dumps(("quit",)))
 
+    def watched(self) -> tuple[int, ...]:
+        """Return the descriptors that tell of reports and of the template's end."""
+        fd = self.end.fileno()
+        return (fd,) if self.pidfd is None else (fd, self.pidfd)
+
     def reap(self) -> None:
         """Take the template's exit status from the kernel; it is ended if it does not end."""
-        pidfd = kernel.open_pidfd(self.pid)
-        if pidfd is not None:
-            with contextlib.suppress(ProcessLookupError):
-                if not select.select([pidfd], [], [], 1.0)[0]:
-                    os.kill(self.pid, signal.SIGKILL)
-            os.close(pidfd)
+        if self.pidfd is not None and not select.select([self.pidfd], [], [], END_LIMIT_S)[0]:
+            os.kill(self.pid, signal.SIGKILL)
         with contextlib.suppress(ChildProcessError):  # the user's SIGCHLD handler reaped it
             os.waitpid(self.pid, 0)  # woken by the end of the template, which is near
+        self.close()
+
+    def close(self) -> None:
+        """Close our descriptors."""
+        self.end.close()
+        fd, self.pidfd = self.pidfd, None
+        if fd is not None:
+            os.close(fd)
 
 
 def _flush_streams() -> None:
@@ -121,6 +141,7 @@ def _become_template(
     try:
         _quiet_signals()
         collects = gc.isenabled()
+        _be_main_thread()
         gc.disable()  # nothing of the parent's garbage is to be finalized here
         ours.close()
         kernel.name_process(os.getpid(), title)
@@ -129,6 +150,13 @@ def _become_template(
         code = 0
     finally:
         os._exit(code)
+
+
+def _be_main_thread() -> None:
+    """Let the thread that forked us look like the main thread, which it is here, to all tasks."""
+    me: Any = threading.main_thread()
+    me._name = "MainThread"
+    me._daemonic = False
 
 
 def _quiet_signals() -> None:
@@ -186,20 +214,37 @@ class _Loop:
             return False
         token, identity, name, setup = rest
         try:
-            pid = os.fork()
+            self._start(token, identity, name, setup, fds)
         except OSError as error:
-            channel.close_fds(fds)
             self._tell("failed", token, error.errno)
-            return True
+        finally:
+            channel.close_fds(fds)
+        return True
+
+    def _start(
+        self,
+        token: int,
+        identity: tuple[int, ...],
+        name: str,
+        setup: tuple[Any, ...],
+        fds: list[int],
+    ) -> None:
+        if not fds:
+            raise OSError(errno.EMFILE, "the worker's channel did not arrive")
+        pid = os.fork()
         if pid == 0:
             self._be_worker(fds[0], identity, name, setup)
-        channel.close_fds(fds)
+        try:
+            pidfd = os.pidfd_open(pid) if hasattr(os, "pidfd_open") else None
+        except OSError:
+            # Nobody would ever hear of its end: better none than one that cannot be watched.
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)  # woken by the signal
+            raise
         self._tell("started", token, pid)
-        pidfd = kernel.open_pidfd(pid)
         if pidfd is not None:
             self._children[pidfd] = (token, pid)
             self._poll.register(pidfd, select.POLLIN)
-        return True
 
     def _be_worker(
         self, fd: int, identity: tuple[int, ...], name: str, setup: tuple[Any, ...]

@@ -318,7 +318,7 @@ class Worker:
         by_value = bool(flags & wire.BY_VALUE)
         try:
             values = (
-                payload.load_segment(body, fds.pop())
+                payload.load_segment(body, channel.take_fd(fds))
                 if flags & wire.SEGMENT
                 else (payload.load(body))
             )
@@ -440,18 +440,26 @@ class _Callable:
     library, so that no state leaks from one task to the next.
     """
 
-    __slots__ = ("_body", "_fd", "_kept", "_object", "name")
+    __slots__ = ("_body", "_fd", "_kept", "_lost", "_object", "name")
 
     def __init__(self, body: bytes, flags: int, fds: list[int]) -> None:
         name, _, self._body = body.partition(b"\0")
         self.name = name.decode()
         self._kept = bool(flags & wire.BY_REFERENCE)
-        self._fd = fds.pop() if flags & wire.SEGMENT else -1
+        self._fd = -1
+        self._lost: OSError | None = None
+        if flags & wire.SEGMENT:
+            try:
+                self._fd = channel.take_fd(fds)
+            except OSError as error:  # told by each task that needs the callable
+                self._lost = error
         self._object: Any = None
 
     def get(self) -> Callable[..., Any]:
         if self._object is not None:
             return self._object  # type: ignore[no-any-return]
+        if self._lost is not None:
+            raise self._lost.with_traceback(None)
         if self._fd >= 0:
             function = payload.load_segment(self._body, os.dup(self._fd))
         else:
@@ -511,7 +519,12 @@ def _error_kind(error: BaseException) -> int:
 
 def _error_reply(error: BaseException, by_value: bool) -> bytes | payload.Parcel:
     body = _error_body(error, by_value)
-    return body if len(body) <= wire.INLINE_BYTES else payload.Parcel([body])
+    if len(body) <= wire.INLINE_BYTES:
+        return body
+    try:
+        return payload.Parcel([body])
+    except OSError:  # no shared memory to be had: without the exception itself, then
+        return _error_body(error, by_value, limit=wire.INLINE_BYTES)
 
 
 def _error_body(error: BaseException, by_value: bool, limit: int | None = None) -> bytes:

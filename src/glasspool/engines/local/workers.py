@@ -32,6 +32,7 @@ from glasspool.engines.local.mailbox import Mailbox
 from glasspool.engines.local.processes import (
     ContextStarter,
     ForkedChild,
+    Nanny,
     Recipe,
     TemplateStarter,
     close_parent_pipe,
@@ -82,6 +83,8 @@ class Worker:
         self.started_ns: int = time.monotonic_ns()
         self.wanted = True
         self.ending = False
+        self.ended_at: float | None = None
+        self.server: int | None = None  # the fork server that it is a child of
         # The collector's:
         self.held: Held | None = None
         self.ready = False
@@ -149,31 +152,47 @@ class WorkerHandler:
         self._finishing = False
         self._faults = 0
         self._generations: dict[int, int] = {}
+        self._template_is_missed = False
+        self._nanny_fd = -1
 
     # Called by other threads ----------------------------------------------------------------------
 
     def fork_template(self, title: str) -> None:
-        """Fork the calling thread's process into the template. Before this loop runs."""
+        """Fork the calling thread's process into a template. While this loop does not run.
+
+        Raises:
+            OSError: It cannot be forked.
+        """
         starter = TemplateStarter(self._recipe, title)
         self.starter = starter
-        self._poll.register(starter.template.end.fileno(), select.POLLIN)
+        for fd in starter.template.watched():
+            self._poll.register(fd, select.POLLIN)
 
     def use_context(self, nanny_title: str) -> None:
         """Start workers as ``multiprocessing`` does."""
         self.starter = ContextStarter(self._recipe, nanny_title)
 
-    def serve_on(self, path: str) -> None:
-        """Answer questions on a Unix socket. Before this loop runs; none if that is impossible."""
-        server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    def serve_on(self, path: str) -> str | None:
+        """Answer questions on a Unix socket. Before this loop runs.
+
+        Returns why not, if that is impossible: the pool works all the same.
+        """
+        server: socket.socket | None = None
         try:
+            server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             server.bind(path)
             os.chmod(path, 0o600)
             server.listen(16)
-        except OSError:
-            server.close()
-            return
+        except OSError as error:
+            if server is not None:
+                server.close()
+            return (
+                f"the pool answers no questions from outside: no socket at {path or 'any path'} "
+                f"({error.strerror or error}); its scoreboard can still be read"
+            )
         self._server = server
         self._poll.register(server.fileno(), select.POLLIN)
+        return None
 
     # The loop -------------------------------------------------------------------------------------
 
@@ -230,8 +249,10 @@ class WorkerHandler:
             self.state = "answering a question from outside"
             self._engine.answer(self._server)
             self.state = "watching workers"
+        elif fd == self._nanny_fd:
+            self._lost_nanny()
         else:
-            self._hear_template()
+            self._hear_template(fd)
 
     def _next_due_ms(self) -> float | None:
         left = self._timers.next_s()
@@ -257,6 +278,10 @@ class WorkerHandler:
             Exception: It cannot be started (its arguments cannot be pickled, no process to be had).
         """
         if self._finishing:
+            return
+        if self._template_is_missed:
+            self._put_off.append(slot)  # until there is another
+            self._engine.start_put_off(slot)
             return
         if self._unreported >= STARTS_AT_ONCE:
             self._put_off.append(slot)
@@ -293,9 +318,10 @@ class WorkerHandler:
         if isinstance(starter, TemplateStarter):
             self._unreported += 1
         elif isinstance(starter, ContextStarter):
+            worker.server = _fork_server()
             self._has_pid(worker, int(worker.process.pid or 0))
             if len(self.workers) >= self._engine.size:
-                starter.start_nanny()
+                self._see_to_nanny()
 
     def _take_record(self) -> int:
         """Take a record and its outbox, wiped.
@@ -365,9 +391,9 @@ class WorkerHandler:
             self._poll.register(watched, select.POLLIN)
         self._engine.joined(worker)
 
-    # Ending ---------------------------------------------------------------------------------------
+    # The template and the nanny ---------------------------------------------------------------------
 
-    def _hear_template(self) -> None:
+    def _hear_template(self, fd: int) -> None:
         starter = self.starter
         if not isinstance(starter, TemplateStarter):
             return
@@ -375,6 +401,8 @@ class WorkerHandler:
             try:
                 report = starter.template.receive()
             except BlockingIOError:
+                if fd == starter.template.pidfd:
+                    self._lost_template(starter)  # it has ended, and this was all it had to say
                 return
             if report is None:
                 self._lost_template(starter)
@@ -398,14 +426,67 @@ class WorkerHandler:
         self._start_next()
 
     def _lost_template(self, starter: TemplateStarter) -> None:
-        self._poll.unregister(starter.template.end.fileno())
+        """Take note that the template is gone; the kernel has ended its workers with it."""
+        for fd in starter.template.watched():
+            self._poll.unregister(fd)
         self.starter = None
-        starter.template.end.close()
+        self._template_is_missed = not self._finishing and self._engine.template_died()
         starter.template.reap()
+        self._unreported = 0
         for worker in list(self.workers.values()):
+            worker.end_reason = "was ended by the kernel, as the template process died"
             if not worker.pid:
                 self._not_started(worker, OSError(errno.ESRCH, "the pool's template process died"))
-        self._engine.template_died()
+            elif worker.pidfd is None or worker.ended_at is not None:
+                self._died(worker, None)  # nobody is left to tell of its end, or of how it ended
+
+    def drop_template(self) -> None:
+        """Let the template end, and wait for that: some milliseconds, a second at most."""
+        starter, self.starter = self.starter, None
+        if isinstance(starter, TemplateStarter):
+            for fd in starter.template.watched():
+                self._poll.unregister(fd)
+            starter.template.quit()
+            starter.template.reap()
+
+    def template_is_back(self) -> None:
+        """Start the workers that could not be started meanwhile (an item)."""
+        self._template_is_missed = False
+        put_off, self._put_off = self._put_off, deque()
+        for slot in put_off:
+            self._engine.start_slot(slot)
+
+    def _see_to_nanny(self) -> None:
+        """Start the nanny, if it is not there; try again later if it cannot be started."""
+        starter = self.starter
+        if not isinstance(starter, ContextStarter) or self._finishing or starter.nanny is not None:
+            return
+        try:
+            starter.start_nanny()
+        except OSError as error:
+            pause_s = self._engine.shortage.failed("nanny", "the nanny process", error)
+            self._later(pause_s, self._see_to_nanny)
+            return
+        self._engine.shortage.over("nanny")
+        nanny: Nanny | None = starter.nanny
+        if nanny is not None and nanny.pidfd is not None:
+            self._nanny_fd = nanny.pidfd
+            self._poll.register(self._nanny_fd, select.POLLIN)
+
+    def _lost_nanny(self) -> None:
+        self._end_nanny()
+        self._see_to_nanny()
+
+    def _end_nanny(self) -> None:
+        fd, self._nanny_fd = self._nanny_fd, -1
+        if fd >= 0:
+            self._poll.unregister(fd)
+        starter = self.starter
+        if isinstance(starter, ContextStarter) and starter.nanny is not None:
+            nanny, starter.nanny = starter.nanny, None
+            nanny.end()
+
+    # Ending ---------------------------------------------------------------------------------------
 
     def _not_started(self, worker: Worker, error: OSError) -> None:
         del self.workers[worker.token]
@@ -417,6 +498,7 @@ class WorkerHandler:
     def _ended_by_pidfd(self, worker: Worker) -> None:
         """The kernel says that the process has ended; how, its parent has still to say."""
         self._unwatch(worker)
+        worker.ended_at = time.monotonic()
         popen = getattr(worker.process, "_popen", None)
         if popen is None:
             self._died(worker, None)
@@ -424,8 +506,10 @@ class WorkerHandler:
             exitcode, worker.peak_memory_bytes = reap(popen)  # our own child
             self._died(worker, exitcode)
         elif not isinstance(popen, ForkedChild):
-            self._died(worker, popen.wait(STATUS_LIMIT_S))  # the fork server is about to tell
-        elif self.starter is None:
+            # The fork server is about to tell, if it is there.
+            code = popen.wait(STATUS_LIMIT_S)
+            self._died(worker, code if _is_fork_server(worker.server) else None)
+        elif self.starter is None or worker.end_reason is not None:
             self._died(worker, None)
         else:
             self._later(STATUS_LIMIT_S, lambda: self._died(worker, None))
@@ -451,9 +535,9 @@ class WorkerHandler:
     def release(self, worker: Worker) -> None:
         """Let a worker go that the collector has buried, and replace it if it is wanted."""
         del self.workers[worker.token]
-        if worker.pidfd is not None:
-            os.close(worker.pidfd)
-            worker.pidfd = None
+        fd, worker.pidfd = worker.pidfd, None  # in this order: a fork of the user's looks at it
+        if fd is not None:
+            os.close(fd)
         popen = getattr(worker.process, "_popen", None)
         if popen is not None:
             popen.close()  # its descriptors; the exit code stays known
@@ -463,6 +547,10 @@ class WorkerHandler:
     def start_later(self, slot: int, delay_s: float) -> None:
         """Start a worker for a slot after a pause."""
         self._later(delay_s, lambda: self._engine.start_slot(slot))
+
+    def do_later(self, delay_s: float, action: Callable[[], None]) -> None:
+        """Do something after a pause (worker-handler)."""
+        self._later(delay_s, action)
 
     def kill_later(self, worker: Worker, delay_s: float, number: int) -> None:
         """Send a signal to a worker after a grace, if it still lives then."""
@@ -491,30 +579,38 @@ class WorkerHandler:
     def _finish_if_empty(self) -> None:
         if not self._finishing or self.workers or self._ended:
             return
-        starter, self.starter = self.starter, None
-        if isinstance(starter, TemplateStarter):
-            self._poll.unregister(starter.template.end.fileno())
-            starter.template.quit()
-            starter.template.reap()
-            starter.template.end.close()
-        elif starter is not None and starter.nanny is not None:
-            starter.nanny.end()
+        self._end_nanny()
+        self.drop_template()
         if self._server is not None:
             self._poll.unregister(self._server.fileno())
             self._server.close()
             self._server = None
         self._ended = True
 
+    def collapse(self) -> None:
+        """End all processes while the loop does not run, and never will again (any thread)."""
+        for worker in list(self.workers.values()):
+            self.kill(worker, signal.SIGKILL)
+            popen = getattr(worker.process, "_popen", None)
+            if popen is not None and not isinstance(popen, ForkedChild):
+                popen.wait(STATUS_LIMIT_S)  # our own child, or the fork server's
+            self._died(worker, None)
+            worker.end.close()
+            self.release(worker)
+        self.finish()
+
     def close_in_child(self) -> None:
         """Close what a fork of the user's inherited, by the objects that own it."""
         self.mailbox.close()
         for worker in self.workers.values():
             worker.end.close()
-            if worker.pidfd is not None:
-                os.close(worker.pidfd)
-                worker.pidfd = None
+            fd, worker.pidfd = worker.pidfd, None
+            if fd is not None:
+                os.close(fd)
         if isinstance(self.starter, TemplateStarter):
-            self.starter.template.end.close()
+            self.starter.template.close()
+        elif isinstance(self.starter, ContextStarter) and self.starter.nanny is not None:
+            self.starter.nanny.close()
         if self._server is not None:
             self._server.close()
 
@@ -527,3 +623,14 @@ def report_thread_error() -> None:
 def new_thread(target: Callable[[], None], name: str) -> threading.Thread:
     """Make one of the pool's own threads. It does not keep the program alive."""
     return threading.Thread(target=target, name=name, daemon=True)
+
+
+def _is_fork_server(pid: int | None) -> bool:
+    """Tell whether this is the fork server, and it lives."""
+    return pid is not None and pid == _fork_server() and not kernel.has_ended(pid)
+
+
+def _fork_server() -> int | None:
+    """Return the pid of multiprocessing's fork server, as far as it is known here."""
+    module = sys.modules.get("multiprocessing.forkserver")
+    return getattr(getattr(module, "_forkserver", None), "_forkserver_pid", None)
