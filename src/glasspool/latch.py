@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from _thread import LockType, allocate_lock
 
@@ -66,3 +67,13 @@ class Latch:
 
 
 _making = threading.RLock()
+
+
+def _in_child() -> None:
+    """After a fork: a thread that is not here may have held the lock."""
+    global _making
+    _making = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_in_child)

@@ -517,6 +517,7 @@ class Pool(multiprocessing.pool.Pool):
 
     def close(self) -> None:
         """Take no more calls; the workers leave when all work is done. Does not wait."""
+        self._check_owner()
         if self._state == RUN:
             self._state = CLOSE
             self._engine.close()
@@ -526,8 +527,7 @@ class Pool(multiprocessing.pool.Pool):
 
         Returns when the workers are gone, within some seconds even if they resist.
         """
-        if self._pid != os.getpid():
-            return
+        self._check_owner()
         self._state = TERMINATE
         self._engine.terminate()
         self._engine.done.wait(registry.EXIT_LIMIT_S)
@@ -538,9 +538,9 @@ class Pool(multiprocessing.pool.Pool):
         Raises:
             ValueError: The pool has not been closed or terminated.
         """
+        self._check_owner()
         if self._state == RUN:
             raise ValueError("Pool is still running")
-        self._check_owner()
         if self._engine.is_callback_thread():
             raise GlasspoolError(
                 f"a callback of {self._name} called join(), which waits for all callbacks to end; "
@@ -559,7 +559,9 @@ class Pool(multiprocessing.pool.Pool):
         exc_val: BaseException | None,
         exc_tb: TracebackType | None,
     ) -> None:
-        self.terminate()
+        # A fork of the user's that leaves the block leaves the pool alone.
+        if self._pid == os.getpid():
+            self.terminate()
 
     def __del__(self) -> None:
         # Any thread, any moment: no lock, no wait.

@@ -248,7 +248,9 @@ def _in_child() -> None:
     _finalizers.clear()
     _names.clear()
     for engine in engines:
-        engine.abandon_in_child()
+        # The parent's threads may have been closing the same at that moment.
+        with contextlib.suppress(OSError):
+            engine.abandon_in_child()
 
 
 if hasattr(os, "register_at_fork"):

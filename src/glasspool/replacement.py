@@ -41,6 +41,9 @@ _TRANSPARENT = frozenset({"glasspool", "multiprocessing", "concurrent", "asyncio
 
 # Re-entrant: a signal handler of the user may make a pool while the main thread records one.
 _lock = threading.RLock()
+if hasattr(os, "register_at_fork"):
+    # A thread that is not in the child may have held it.
+    os.register_at_fork(after_in_child=_lock._at_fork_reinit)  # type: ignore[attr-defined]
 _count = 0
 _keep_size = True
 _undo: list[Callable[[], None]] = []

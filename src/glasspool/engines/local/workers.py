@@ -604,6 +604,8 @@ class WorkerHandler:
         self.mailbox.close()
         for worker in self.workers.values():
             worker.end.close()
+            # The child's exit would end what it takes for its own daemonic children.
+            mp_process._children.discard(worker.process)  # type: ignore[attr-defined]
             fd, worker.pidfd = worker.pidfd, None
             if fd is not None:
                 os.close(fd)
