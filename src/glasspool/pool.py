@@ -599,6 +599,10 @@ class Pool(multiprocessing.pool.Pool):
             self._check_owner()
         if self._state != RUN:
             raise ValueError("Pool not running")
+        if self._engine.done.is_set():
+            raise GlasspoolError(f"the pool {self._name} has ended") from (
+                self._engine.collector.failure
+            )
 
     # Seeing ---------------------------------------------------------------------------------------
 
@@ -660,7 +664,7 @@ class Pool(multiprocessing.pool.Pool):
 def _start_engine(plan: Plan, where: tuple[str, int]) -> LocalEngine:
     try:
         return _started_engine(plan, where)
-    except (OSError, RuntimeError, EOFError) as error:
+    except (OSError, RuntimeError) as error:
         method = str(plan.context.get_start_method())
         clear = scarcity.explain(error, plan.name, plan.size, method)
         if clear is None:

@@ -257,7 +257,7 @@ class PoolInfo:
     ``kind`` is ``glasspool.Pool`` for ours, ``multiprocessing.Pool`` and so on for others.
     ``made_at`` is ``FILE:LINE`` of the call that made it. ``stats`` are the counters of
     ``Pool.stats()``. ``ended`` are workers that have been replaced, oldest first. ``notes``
-    are sentences on what could not be seen, and why. ``forked_beside`` names the program's threads
+    are sentences on what could not be seen or had, and why. ``forked_beside`` names the program's threads
     that were alive when the pool forked its workers' template.
     """
 

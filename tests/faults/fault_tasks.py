@@ -293,3 +293,44 @@ def has_parent(value: Any = None) -> bool:
     """Tell whether multiprocessing says that our parent lives."""
     parent = multiprocessing.parent_process()
     return parent is not None and parent.is_alive()
+
+
+def note_initialized(word: str) -> None:
+    """Keep a word (an initializer)."""
+    _kept["initialized"] = word
+
+
+def tell_of_main_thread() -> tuple[str, bool, bool, str, int | None]:
+    """Return name, whether it is the main one, whether a daemon, the word kept, and the parent."""
+    import multiprocessing
+    import threading
+
+    me = threading.current_thread()
+    signal.signal(signal.SIGUSR1, signal.SIG_DFL)  # only the main thread may
+    parent = multiprocessing.parent_process()
+    is_main = me is threading.main_thread()
+    return me.name, is_main, me.daemon, _kept["initialized"], parent.pid if parent else None
+
+
+def fork_and_leave(how: str) -> int:
+    """Fork; the child leaves in that way. Return its exit code."""
+    child = os.fork()
+    if child == 0:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # for a traceback
+        if how == "sys.exit":
+            sys.exit(7)
+        if how == "raise":
+            raise LookupError("in the child")
+        if how == "return":
+            return -1
+        os._exit(7)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def fork_and_stay() -> int:
+    """Fork a child that stays; return its pid."""
+    child = os.fork()
+    if child == 0:
+        time.sleep(60)
+        os._exit(0)
+    return child

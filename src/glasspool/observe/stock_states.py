@@ -9,7 +9,6 @@ from __future__ import annotations
 import dis
 import functools
 import multiprocessing.pool
-import multiprocessing.synchronize
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from glasspool.observe.threads import POOL_FILE, Stack
 from glasspool.snapshot import Frame
 
 _FOLDER = os.path.dirname(POOL_FILE) + os.sep
-_SYNCHRONIZE_FILE = multiprocessing.synchronize.__file__
+_SYNCHRONIZE_FILE = _FOLDER + "synchronize.py"  # not imported: it wants semaphores
 _QUEUES_FILE = _FOLDER + "queues.py"
 _CONNECTION_FILE = _FOLDER + "connection.py"
 

@@ -329,7 +329,11 @@ class LocalEngine:
         """End the pool here and now, in the calling thread: ours cannot be started any more."""
         self.park()
         self._terminating = True
-        error = no_thread(RuntimeError("can't start new thread"), f"the work of {self.name}")
+        error = GlasspoolError(
+            f"the threads of {self.name} stood aside for the fork of another pool, and could not be "
+            "started again: the limit of processes and threads (ulimit -u, pids.max) is reached. "
+            "The pool has ended; raise the limit and make a new one."
+        )
         self.collector.collapse(error)
         self.handler.collapse()
         self.dispose()

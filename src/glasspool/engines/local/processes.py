@@ -18,7 +18,7 @@ from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-from glasspool.engines.local import kernel, worker
+from glasspool.engines.local import channel, kernel, worker
 from glasspool.engines.local import scoreboard as sb
 from glasspool.engines.local.blackbox import BlackBoxes
 from glasspool.engines.local.outbox import Outboxes
@@ -26,6 +26,8 @@ from glasspool.engines.local.scoreboard import Board
 from glasspool.engines.local.template import Template
 from glasspool.engines.local.worker import Setup
 from glasspool.latch import Latch
+
+DESCRIPTORS_TO_START = 8
 
 MakeProcess = Callable[..., BaseProcess]
 
@@ -142,10 +144,11 @@ class ContextStarter:
             Exception: The initializer or its arguments cannot be pickled, or no process can be had.
         """
         made = self._recipe.process(end, setup)
+        _check_descriptors(end.fileno())
         try:
             made._popen = made._Popen(made)  # type: ignore[attr-defined]
-        except EOFError:
-            # The fork server ended in the middle of it, as it does when it cannot fork.
+        except (EOFError, ConnectionError):
+            # The fork server has ended, as it does when it cannot fork or open what it needs.
             raise OSError(errno.EAGAIN, "the fork server could not start a process") from None
         made._sentinel = made._popen.sentinel  # type: ignore[attr-defined]
         del made._target, made._args, made._kwargs  # type: ignore[attr-defined]
@@ -168,6 +171,19 @@ def close_parent_pipe(process: BaseProcess) -> None:
     for fd in fds:
         if fd != popen.sentinel:
             os.close(fd)
+
+
+def _check_descriptors(fd: int) -> None:
+    """Raise OSError if there are too few descriptors left to start a process.
+
+    ``multiprocessing`` loses those that it has already, when it finds none in the middle.
+    """
+    taken: list[int] = []
+    try:
+        for _ in range(DESCRIPTORS_TO_START):
+            taken.append(os.dup(fd))
+    finally:
+        channel.close_fds(taken)
 
 
 def _start_fork_server() -> None:

@@ -75,8 +75,6 @@ def explain(error: BaseException, pool: str, size: int, start_method: str) -> OS
     number = error.errno if isinstance(error, OSError) else None
     if isinstance(error, RuntimeError) and _NO_THREAD in str(error):
         number = errno.EAGAIN
-    elif isinstance(error, EOFError) and start_method == "forkserver":
-        number = errno.EAGAIN  # its fork server has ended, which it does when it cannot fork
     advice = None if number is None else _advice(number, size, start_method)
     if number is None or advice is None:
         return None
@@ -94,8 +92,9 @@ def _advice(number: int, size: int, start_method: str) -> str | None:
     if number in _PROCESSES:
         return (
             f"It needs {size + 1} processes and 3 threads; the limit of this user is "
-            f"{_limit('NPROC')} (ulimit -u), and a container may have one of its own (pids.max). "
-            "Raise the limit, end other processes, or make a smaller pool."
+            f"{_limit('NPROC')} (ulimit -u), and a container may have one of its own (pids.max)"
+            f"{_or_descriptors(start_method)}. Raise the limit, end other processes, or make a "
+            "smaller pool."
         )
     if number in _MEMORY:
         return "Free memory, raise its limit (ulimit -v, the container's), or make a smaller pool."
@@ -105,6 +104,12 @@ def _advice(number: int, size: int, start_method: str) -> str | None:
             "the limit (ulimit -f), or make a smaller pool."
         )
     return None
+
+
+def _or_descriptors(start_method: str) -> str:
+    if start_method != "forkserver":
+        return ""
+    return f"; the fork server also ends for want of descriptors ({_limit('NOFILE')}, ulimit -n)"
 
 
 def _open_descriptors() -> str:

@@ -574,9 +574,7 @@ def _error_body(error: BaseException, by_value: bool, limit: int | None = None) 
     unloadable = isinstance(error, _Unloadable)
     if unloadable and error.__cause__ is not None:
         error = error.__cause__
-    story = _cut_middle(
-        "".join(traceback.format_exception(type(error), error, _from_task(error.__traceback__)))
-    )
+    story = _cut_middle(_story_of(error))
     wrapped = ExceptionWithTraceback.__new__(ExceptionWithTraceback)
     wrapped.exc = error
     wrapped.tb = f'\n"""\n{story}"""'
@@ -597,6 +595,18 @@ def class_name(cls: type) -> str:
     """Return the name by which a class is known in all processes of a pool."""
     module = "__main__" if cls.__module__ == "__mp_main__" else cls.__module__
     return f"{module}.{cls.__qualname__}"
+
+
+def _story_of(error: BaseException) -> str:
+    trace = _from_task(error.__traceback__)
+    try:
+        return "".join(traceback.format_exception(type(error), error, trace))
+    except Exception as failure:  # it reads source files, and there may be no descriptor for that
+        lines = [f"Traceback (without source, as formatting it met {failure!r}):\n"]
+        for frame, number in traceback.walk_tb(trace):
+            code = frame.f_code
+            lines.append(f'  File "{code.co_filename}", line {number}, in {code.co_qualname}\n')
+        return "".join([*lines, f"{type(error).__qualname__}: {_text_of(error)}\n"])
 
 
 def _cut_middle(text: str, limit: int = 20_000) -> str:
