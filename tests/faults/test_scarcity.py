@@ -133,7 +133,7 @@ needs_root = pytest.mark.skipif(
 # Descriptors ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("method", "step"), [("fork", 1), ("spawn", 5), ("forkserver", 5)])
+@pytest.mark.parametrize(("method", "step"), [("fork", 1), ("spawn", 7), ("forkserver", 9)])
 def test_few_descriptors_at_construction(tmp_path: Path, method: str, step: int) -> None:
     """With any limit the pool works, or its constructor raises a clear error and leaves nothing."""
     run(
@@ -162,7 +162,7 @@ def test_few_descriptors_at_construction(tmp_path: Path, method: str, step: int)
                 pool.join()
                 del pool
             nothing_more_than(before)
-            if worked > 3:
+            if worked > (3 if method == "fork" else 0):
                 break
         assert refused and worked, (refused, worked)
         """,
@@ -269,7 +269,7 @@ def test_few_processes_at_construction(tmp_path: Path, method: str) -> None:
             pool.join()
         before = held()
         refused = worked = 0
-        for more in range(1, 14):
+        for more in range(1, 14) if method == "fork" else (1, 3, 5, 12):
             limit(resource.RLIMIT_NPROC, more)
             try:
                 pool = glasspool.Pool(2, context=context(method))

@@ -11,42 +11,22 @@ import signal
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
-from multiprocessing.context import BaseContext
+from collections.abc import Callable
 from typing import Any
 
 import fault_tasks as tasks
 import pytest
-from test_first_faults import LIMIT_S, Gate, MakePool, died_of, template_of, wait_until, works
-from test_first_faults import _maker as maker
+from test_first_faults import died_of, template_of, works
 from test_scarcity import run
 
 import glasspool
+from gates import Gate
+from pools import LIMIT_S, MakePool, wait_until
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::glasspool.registry.ForkWarning"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
 ]
-
-
-@pytest.fixture
-def make(ctx: BaseContext, leak_check: None) -> Iterator[MakePool]:
-    """Return a callable that makes pools with each start method, and ends them with the test."""
-    yield from maker(ctx)
-
-
-@pytest.fixture
-def make_forked(leak_check: None) -> Iterator[MakePool]:
-    """Return a callable that makes pools under fork."""
-    yield from maker(multiprocessing.get_context("fork"))
-
-
-@pytest.fixture
-def forked_gate(leak_check: None) -> Iterator[Gate]:
-    """Return a gate for pools under fork."""
-    made = Gate(multiprocessing.get_context("fork"))
-    yield made
-    made.drop()
 
 
 def notes(pool: glasspool.Pool) -> str:
@@ -189,7 +169,7 @@ def test_the_warning_names_the_threads(make_forked: MakePool) -> None:
     assert len(told) == 1
     assert "MainThread" in told[0]
     assert "forkserver" in told[0]
-    assert "test_template.py" in seen[0].filename or "test_first_faults.py" in seen[0].filename
+    assert "test_template.py" in seen[0].filename or "pools.py" in seen[0].filename
 
 
 # The nanny, the fork server, the resource tracker --------------------------------------------------------
@@ -252,8 +232,7 @@ def test_the_fork_server_is_killed(tmp_path: Any) -> None:
     )
 
 
-@pytest.mark.parametrize("how", ["default", "error"])
-def test_the_resource_tracker_is_killed(tmp_path: Any, how: str) -> None:
+def test_the_resource_tracker_is_killed(tmp_path: Any) -> None:
     """Nothing happens, and replacements come, also where warnings are errors."""
     run(
         tmp_path,
@@ -261,7 +240,7 @@ def test_the_resource_tracker_is_killed(tmp_path: Any, how: str) -> None:
         from multiprocessing import resource_tracker
         pool = glasspool.Pool(2, context=context("spawn"))
         works(pool, 2)
-        warnings.simplefilter(sys.argv[1])
+        warnings.simplefilter("error")
         os.kill(resource_tracker._resource_tracker._pid, signal.SIGKILL)
         works(pool, 2)
         os.kill(pool._pool[0].pid, signal.SIGKILL)
@@ -270,7 +249,6 @@ def test_the_resource_tracker_is_killed(tmp_path: Any, how: str) -> None:
         pool.close()
         pool.join()
         """,
-        how,
     )
 
 
@@ -351,15 +329,14 @@ def _of_its_own(name: str) -> list[int]:
     return values
 
 
-@pytest.mark.parametrize("how", ["os._exit", "sys.exit"])
-def test_a_fork_under_load(make: MakePool, how: str) -> None:
+def test_a_fork_under_load(make: MakePool) -> None:
     """Children that are forked while all threads work, and that leave, disturb nothing."""
     pool = make(2)
     jobs = [pool.map_async(tasks.square, range(500), chunksize=1) for _ in range(4)]
     seen: list[int] = []
     called = [pool.apply_async(tasks.square, (i,), callback=seen.append) for i in range(50)]
     pids = {process.pid for process in pool._pool}
-    children = [_fork_and_leave(how) for _ in range(10)]
+    children = [_fork_and_leave(how) for how in ["os._exit", "sys.exit"] * 5]
     for child in children:
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
     for job in jobs:
@@ -441,9 +418,9 @@ def test_a_child_keeps_all_our_descriptors_open(make_forked: MakePool, end: str)
 @pytest.mark.parametrize(
     ("how", "code"), [("os._exit", 7), ("sys.exit", 7), ("raise", 1), ("return", 0)]
 )
-def test_a_task_forks(make: MakePool, how: str, code: int) -> None:
+def test_a_task_forks(make_forked: MakePool, how: str, code: int) -> None:
     """The child ends where it leaves the task; it never answers in the worker's place."""
-    pool = make(1)
+    pool = make_forked(1)
     for _ in range(3):
         results = [pool.apply_async(tasks.fork_and_leave, (how,)) for _ in range(3)]
         assert [result.get(LIMIT_S) for result in results] == [code] * 3

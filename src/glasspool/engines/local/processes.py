@@ -180,7 +180,7 @@ def _check_descriptors(fd: int) -> None:
     """
     taken: list[int] = []
     try:
-        for _ in range(DESCRIPTORS_TO_START):
+        while len(taken) < DESCRIPTORS_TO_START:
             taken.append(os.dup(fd))
     finally:
         channel.close_fds(taken)
