@@ -117,8 +117,6 @@ def main(
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(after_in_child=worker.become_copy)
     _note_threads(worker)
-    if hasattr(os, "register_at_fork"):
-        os.register_at_fork(after_in_child=worker.be_a_copy)
     if worker.initialize(initializer, initargs):
         worker.serve()
     worker.leave()
@@ -148,7 +146,6 @@ class Worker:
         self._is_copy = False  # a fork that a task made of this process
         self._interruptible = -1  # the number of the task in which an exception may be raised
         self._threads: dict[int, threading.Thread] = {}
-        self._is_copy = False
         self._set(sb.W_PID, self.pid)
         self._set(sb.W_SLOT, setup.slot)
         self._set(sb.W_GENERATION, setup.generation)
@@ -192,11 +189,13 @@ class Worker:
                 initializer(*initargs)
             except BaseException as error:
                 if self._is_copy:
-                    _leave_as_copy(error)
+                    _end_copy(error)
                 body = _error_body(error, by_value=False, limit=wire.INLINE_BYTES)
                 self._outbox.put(wire.INITIALIZER_FAILED, 0, body, 0, begun, time.monotonic_ns())
                 self._outbox.flush()
                 return False
+            if self._is_copy:
+                _end_copy(None)
             self._set(sb.W_INIT_ENDED_NS, time.monotonic_ns())
         self._set(sb.W_STATE, sb.READY)
         hello = marshal.dumps((self.pid, threading.get_ident(), threading.get_native_id()))
@@ -225,15 +224,6 @@ class Worker:
             if number is not None:
                 # From here on nobody could answer, and the default would change our exit code.
                 signal.signal(number, signal.SIG_IGN)
-
-    def be_a_copy(self) -> None:
-        """After a fork by a task: record, outbox and channel are not this process's, but the worker's.
-
-        A child that comes back out of the task, by returning or raising, ends there.
-        """
-        self._is_copy = True
-        self._end.close()
-        self._outbox = _NoOutbox()  # type: ignore[assignment]
 
     # Tasks --------------------------------------------------------------------------------------
 
@@ -289,8 +279,6 @@ class Worker:
             finally:
                 self._interruptible = -1
         except BaseException as error:  # every way out of a task is told
-            if self._is_copy:
-                _leave_as_copy(error)
             ended = time.monotonic_ns()
             kind = _error_kind(error)
             reply = _error_reply(error, bool(flags & wire.BY_VALUE))
@@ -447,32 +435,6 @@ class Worker:
             task[0] if task else 0,
             thread.name,
         )
-
-
-class _NoOutbox:
-    """What a child that a task forked has for an outbox: whoever puts a result in, leaves."""
-
-    def put(self, *reply: Any) -> NoReturn:
-        _leave_as_copy(None)
-
-    put_segment = put
-
-
-def _leave_as_copy(error: BaseException | None) -> NoReturn:
-    """End a process that a task forked, as Python would at the end of its program."""
-    code = 0
-    try:
-        if isinstance(error, SystemExit):
-            if error.code is not None and not isinstance(error.code, int):
-                print(error.code, file=sys.stderr)
-            code = error.code if isinstance(error.code, int) else int(error.code is not None)
-        elif error is not None:
-            code = 1
-            traceback.print_exception(type(error), error, _from_task(error.__traceback__))
-        for stream in (sys.stdout, sys.stderr):
-            stream.flush()
-    finally:
-        os._exit(code & 0xFF)
 
 
 class _Callable:
