@@ -73,6 +73,7 @@ def test_each_task_ends_once_when_the_template_dies(
 def test_tasks_after_a_new_template_run_in_the_main_thread(make_forked: MakePool) -> None:
     """A thread forked the new template; in a task it is the main thread all the same."""
     pool = make_forked(1, tasks.note_initialized, ("kept",))
+    pool.apply(tasks.pid)
     os.kill(template_of(pool), signal.SIGKILL)
     wait_until(lambda: pool.stats()["deaths"] == 1, "the worker is gone")
     told = pool.apply_async(tasks.tell_of_main_thread).get(LIMIT_S)

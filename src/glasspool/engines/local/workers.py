@@ -125,6 +125,7 @@ class Worker:
         # Why the pool itself ended it, as a verb phrase in the past ("was stopped, because ..."): the
         # cause on its certificate. To be set before the signal is sent; the first who sets it is right.
         self.end_reason: str | None = None
+        self.lost_template = False  # it ended with the template: nobody will tell how
         self.oom: Verdict | None = None
 
 
@@ -434,6 +435,7 @@ class WorkerHandler:
         starter.template.reap()
         self._unreported = 0
         for worker in list(self.workers.values()):
+            worker.lost_template = True
             worker.end_reason = "was ended by the kernel, as the template process died"
             if not worker.pid:
                 self._not_started(worker, OSError(errno.ESRCH, "the pool's template process died"))
@@ -509,7 +511,7 @@ class WorkerHandler:
             # The fork server is about to tell, if it is there.
             code = popen.wait(STATUS_LIMIT_S)
             self._died(worker, code if _is_fork_server(worker.server) else None)
-        elif self.starter is None or worker.end_reason is not None:
+        elif self.starter is None or worker.lost_template:
             self._died(worker, None)
         else:
             self._later(STATUS_LIMIT_S, lambda: self._died(worker, None))
