@@ -163,8 +163,8 @@ def test_the_warning_names_the_threads(make_forked: MakePool) -> None:
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
         pool = make_forked(1)
-        os.kill(template_of(pool), signal.SIGKILL)
         works(pool, 1)
+        os.kill(template_of(pool), signal.SIGKILL)
         wait_until(lambda: pool.stats()["deaths"] == 1, "the death is seen")
         works(pool, 1)
     told = [str(w.message) for w in seen if issubclass(w.category, glasspool.registry.ForkWarning)]

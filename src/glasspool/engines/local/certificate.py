@@ -7,6 +7,7 @@ of the user's.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
@@ -56,13 +57,31 @@ class Coroner:
         """Write the death certificate of a worker, for one of the tasks that it had begun, if any."""
         from glasspool.snapshot import DeathCertificate
 
+        try:
+            certificate = self._examine(worker, task)
+        except OSError:  # no descriptor is left, no memory: what is known without looking must do
+            certificate = DeathCertificate(
+                pid=worker.pid,
+                slot=worker.slot,
+                cause=cause(worker.exitcode, worker.end_reason),
+                exitcode=worker.exitcode,
+                attempts=task.attempts if task is not None else 0,
+                died_at=time.time(),
+                pool=self._engine.name,
+            )
+        self._engine.deaths.append(certificate)
+        return certificate
+
+    def _examine(self, worker: Worker, task: Task | None) -> DeathCertificate:
+        from glasspool.snapshot import DeathCertificate
+
         self._pass_on(worker)  # before anybody is told of the death
         code = worker.exitcode
         number = -code if code is not None and code < 0 else None
         verdict = self._judge(worker, number)
         boxes, record = self._engine.black, worker.record
         stack, age_s, source = self.last_stack(worker)
-        certificate = DeathCertificate(
+        return DeathCertificate(
             pid=worker.pid,
             slot=worker.slot,
             cause=cause(code, worker.end_reason),
@@ -83,8 +102,6 @@ class Coroner:
             last_log=boxes.last_log(record),
             last_output=boxes.last_output(record),
         )
-        self._engine.deaths.append(certificate)
-        return certificate
 
     def see_off(self, worker: Worker) -> None:
         """Let go of a worker that has been buried."""
@@ -182,6 +199,13 @@ class Coroner:
             run_s=ran_s,
             argument_bytes=task.size,
         )
+
+
+def load() -> None:
+    """Load the modules that a certificate and an answer need, while there are descriptors for it."""
+    with contextlib.suppress(OSError):  # too late: there is none left even now
+        from glasspool import snapshot  # noqa: F401
+        from glasspool.engines.local import arguments, desk, traces  # noqa: F401
 
 
 def cause(exitcode: int | None, reason: str | None) -> str:

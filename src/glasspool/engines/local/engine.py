@@ -29,7 +29,7 @@ from contextlib import AbstractContextManager
 from multiprocessing.process import BaseProcess
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from glasspool.engines.local import outcome
+from glasspool.engines.local import certificate, outcome
 from glasspool.engines.local import scoreboard as sb
 from glasspool.engines.local.blackbox import BlackBoxes
 from glasspool.engines.local.callables import Callables
@@ -50,6 +50,9 @@ if TYPE_CHECKING:
     from glasspool.snapshot import DeathCertificate
 
 START_LIMIT_S = 60.0
+LOAD_AFTER_S = 0.25
+"""So long after its start a pool loads what it needs at a death: then there may be no descriptor left."""
+
 FAILURES = 3
 """So many starts in a row must fail, with no worker that got ready, before the pool gives up."""
 
@@ -231,8 +234,9 @@ class LocalEngine:
         self.shortage.over(f"worker {worker.slot}")
         self.collector.mailbox.put(lambda: self.collector.join(worker))
         self._started += 1
-        if self._started >= self.size:
+        if self._started >= self.size and not self._all_started.is_set():
             self._all_started.set()
+            self.handler.do_later(LOAD_AFTER_S, certificate.load)
 
     def start_failed(self, slot: int, error: Exception) -> None:
         """A worker could not be started (worker-handler): in the beginning an error, later a pause."""
