@@ -44,6 +44,7 @@ if TYPE_CHECKING:
         ThreadInfo,
         ThreadRef,
     )
+    from glasspool.undone import Undone
 
 __all__ = [
     "AsyncResult",
@@ -69,6 +70,7 @@ __all__ = [
     "TaskTimeout",
     "ThreadInfo",
     "ThreadRef",
+    "Undone",
     "WorkerDied",
     "WorkerInfo",
     "__version__",
@@ -88,6 +90,7 @@ _HOME = {
     "glasspool.registry": "ForkWarning StallWarning",
     "glasspool.replacement": "install uninstall",
     "glasspool.results": "AsyncResult IMapIterator MapResult",
+    "glasspool.undone": "Undone",
     "glasspool.snapshot": """DeathCertificate Evidence Frame InitializerInfo PoolInfo ProcessInfo
         Snapshot TaskInfo ThreadInfo ThreadRef""",
 }

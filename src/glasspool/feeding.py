@@ -7,6 +7,7 @@ The code here runs the user's: the iterable, and pickling. So it runs in the cal
 from __future__ import annotations
 
 import itertools
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -22,8 +23,6 @@ from glasspool.ledger import Task
 from glasspool.results import TASK_BYTES, IMapIterator, MapResult
 
 if TYPE_CHECKING:
-    import threading
-
     from glasspool.engines.local.callables import Known
     from glasspool.engines.local.engine import LocalEngine
     from glasspool.options import Policy
@@ -61,12 +60,18 @@ class Feed:
         self._values = values
         self._size = size
         self._index = 0
+        self.ident: int = threading.get_ident()  # of the thread that makes the tasks
         self._bytes = 0
         self._group: list[Task] = []
         self._group_size = 1
         self._group_limit = GROUP if in_groups else 1
         self._tasks = job._tasks if isinstance(job, MapResult) else None
         engine.collector.begin_feed(self, job)
+
+    @property
+    def made(self) -> int:
+        """How many tasks have been made."""
+        return self._index
 
     def run(self, may_wait: bool = True) -> bool:
         """Make tasks until the values are used up (True), or, if it may not wait, until it should.
@@ -99,6 +104,7 @@ class Feed:
             lambda: self._run_thread(at_end, thread), f"{self._engine.name} iterable"
         )
         self._engine.feeders.add(thread)
+        self.ident = 0
         # Not here: a signal handler that raises inside Thread.start would leave a broken thread.
         self._engine.collector.mailbox.put(lambda: self._start(thread, at_end))
 
@@ -117,6 +123,7 @@ class Feed:
         from glasspool.engines.local import kernel
 
         kernel.name_this_thread(self._engine.os_name("iterable"))
+        self.ident = threading.get_ident()
         error: BaseException | None = None
         try:
             self.run()

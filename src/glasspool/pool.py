@@ -12,6 +12,7 @@ import multiprocessing.pool
 import operator
 import os
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from glasspool.engines.local.stall import Stall
     from glasspool.options import Limits
     from glasspool.snapshot import Snapshot, ThreadInfo
+    from glasspool.undone import Undone
 
 T = TypeVar("T")
 Item = TypeVar("Item")
@@ -144,11 +146,13 @@ class Pool(multiprocessing.pool.Pool):
         self._maxtasksperchild = maxtasksperchild
         try:
             self._engine = _start_engine(plan, where)
-        except BaseException:
+            registry.add(self, self._engine)
+            self._state = RUN
+        except BaseException:  # a signal handler may raise anywhere
+            if self._state != RUN and hasattr(self, "_engine"):
+                self._engine.give_up()
             registry.free_name(self._name)
             raise
-        registry.add(self, self._engine)
-        self._state = RUN
 
     @property
     def _processes(self) -> int:
@@ -530,7 +534,40 @@ class Pool(multiprocessing.pool.Pool):
         self._check_owner()
         self._state = TERMINATE
         self._engine.terminate()
-        self._engine.done.wait(registry.EXIT_LIMIT_S)
+        self._engine.before_waiting()
+        if self._engine.done.wait(registry.EXIT_LIMIT_S):
+            self._engine.join_threads()
+
+    def drain(self, timeout: float | None = None) -> list[Undone]:
+        """End the pool gently: let what runs end, begin nothing more, and return what was not begun.
+
+        Args:
+            timeout: How long, in seconds, running tasks may take to end; they end with
+                ``TaskCancelled`` then, as by ``terminate``. None: as long as it takes.
+
+        Returns:
+            The tasks that no worker had begun, in the order of submission. Their results end with
+            ``TaskCancelled``; ``Undone.calls()`` gives function and arguments back. Items that an
+            iterable has not yielded yet stay in the iterable. A second call returns the same.
+
+        Raises:
+            ValueError: The timeout is negative or no number.
+            GlasspoolError: As ``join``.
+
+        Blocks until the workers have left and the last callback has run.
+        """
+        if timeout is not None and not timeout >= 0:
+            raise ValueError(f"timeout must be 0 or more (seconds), not {timeout!r}")
+        self._check_owner()
+        self._check_may_wait("drain()")
+        engine = self._engine
+        if self._state == RUN:
+            self._state = CLOSE
+        engine.drain()
+        if not wait_as_caller(engine, engine.done, timeout, "waiting in drain()"):
+            self.terminate()
+        self.join()
+        return sorted(engine.collector.undone, key=lambda undone: undone.info.id or 0)
 
     def join(self) -> None:
         """Wait until the workers have left and the last callback has run.
@@ -541,12 +578,9 @@ class Pool(multiprocessing.pool.Pool):
         self._check_owner()
         if self._state == RUN:
             raise ValueError("Pool is still running")
-        if self._engine.is_callback_thread():
-            raise GlasspoolError(
-                f"a callback of {self._name} called join(), which waits for all callbacks to end; "
-                "join the pool from another thread."
-            )
+        self._check_may_wait("join()")
         wait_as_caller(self._engine, self._engine.done, None, "waiting in join()")
+        self._engine.join_threads()
         self._engine.join_callbacks()
 
     def __enter__(self: P) -> P:
@@ -593,6 +627,22 @@ class Pool(multiprocessing.pool.Pool):
     def _check_owner(self) -> None:
         if self._pid != os.getpid():
             raise foreign(self._name, self._pid)
+
+    def _check_may_wait(self, call: str) -> None:
+        """Refuse a wait for the pool's end by a thread that has to do something for it first."""
+        if self._engine.is_callback_thread():
+            raise GlasspoolError(
+                f"a callback of {self._name} called {call}, which waits for all callbacks to end; "
+                "call it in another thread."
+            )
+        if not self._engine.done.is_set() and self._engine.collector.is_fed_by(
+            threading.get_ident()
+        ):
+            raise GlasspoolError(
+                f"{call} of {self._name} was called by an iterable, or in a signal handler while an "
+                "iterable was drawn: it waits for the end of that iterable; call it in another "
+                "thread, or terminate() first."
+            )
 
     def _check_running(self) -> None:
         if self._pid != os.getpid():
@@ -690,7 +740,11 @@ def _started_engine(plan: Plan, where: tuple[str, int]) -> LocalEngine:
         engine.discard()
         registry.bring_back()
         raise
-    engine.start()
+    try:
+        engine.start()
+    except BaseException:
+        engine.give_up()
+        raise
     return engine
 
 

@@ -35,6 +35,7 @@ _names: set[str] = set()
 _numbers = itertools.count(1)
 _making = threading.RLock()
 _hooks: list[ShutdownHook] = []
+_forker: int | None = None
 
 PARK_LIMIT_S = 1.0
 EXIT_LIMIT_S = 5.0
@@ -102,7 +103,8 @@ def _remove(engine: LocalEngine) -> None:
 
 
 def _end_at_exit(engine: LocalEngine) -> None:
-    engine.terminate("the program ended")
+    for other in live_engines():  # all at once: each may take its time
+        other.terminate("the program ended")
     engine.done.wait(EXIT_LIMIT_S)
 
 
@@ -157,9 +159,11 @@ def forking(where: tuple[str, int], again: bool = False) -> Iterator[tuple[str, 
         BlockingIOError: The threads cannot all be started again: there is room for the fork or for
             them. The caller undoes his fork, and calls ``bring_back``.
     """
+    global _forker
     with _making:
         engines = live_engines()
         try:
+            _forker = threading.get_ident()
             gone: list[int] = []
             for engine in engines:
                 gone += engine.park()
@@ -167,6 +171,7 @@ def forking(where: tuple[str, int], again: bool = False) -> Iterator[tuple[str, 
             yield _warn_of_threads(where, again)
         finally:
             lame = [engine for engine in engines if not engine.come_back()]
+            _forker = None
             if lame:
                 raise BlockingIOError(errno.EAGAIN, "no more threads can be started")
 
@@ -177,6 +182,11 @@ def bring_back() -> None:
         for engine in live_engines():
             if not engine.come_back():
                 engine.collapse()
+
+
+def is_forking_elsewhere() -> bool:
+    """Tell whether another thread is about to fork this process for a pool."""
+    return _forker is not None and _forker != threading.get_ident()
 
 
 def _wait_until_gone(native_ids: list[int]) -> None:

@@ -46,7 +46,7 @@ Origin = tuple["Worker | None", int, int, int, str]
 class _Job(Latch):
     """A call of the user's, as the ledger and the callback thread see it."""
 
-    __slots__ = ("_callback", "_engine", "_error_callback", "_pool")
+    __slots__ = ("_callback", "_callback_error", "_engine", "_error_callback", "_pool")
 
     def __init__(
         self,
@@ -60,6 +60,12 @@ class _Job(Latch):
         self._engine = engine
         self._callback = callback
         self._error_callback = error_callback
+        self._callback_error: BaseException | None = None
+
+    @property
+    def callback_error(self) -> BaseException | None:
+        """What the callback, or the error callback, of the call raised; None if it did not."""
+        return self._callback_error
 
     @property
     def job_id(self) -> int:
@@ -85,7 +91,7 @@ class _Job(Latch):
             self.set()
 
     def run_callback(self) -> None:
-        """Run the callback that fits the outcome, then be ready (callback thread)."""
+        """Run the callback that fits the outcome (callback thread)."""
         try:
             kind, value = self._outcome_now()
         except BaseException as error:  # rebuilding a value may raise anything
@@ -95,8 +101,12 @@ class _Job(Latch):
         try:
             if callback is not None:
                 callback(value)
-        except BaseException:  # reported, as for any thread; it stops nothing
+        except BaseException as error:  # reported, as for any thread; it stops nothing
+            self._callback_error = error
             report_thread_error()
+
+    def callback_returned(self) -> None:
+        """Be ready: the callback has returned or raised (callback thread)."""
         self._pool = None
         self.set()
 
@@ -179,7 +189,7 @@ def wait_as_caller(engine: LocalEngine, latch: Latch, timeout: float | None, wha
         GlasspoolError: This process is a fork of the pool's, where nobody would ever wake us.
     """
     _check_process(engine)
-    engine.nudge()
+    engine.before_waiting()
     ident = threading.get_ident()
     outer = engine.callers.get(ident)
     engine.callers[ident] = (what, time.monotonic())
@@ -366,6 +376,8 @@ class MapResult(_Job, Generic[T]):
 
     def abort(self, error: BaseException) -> None:
         """End the job: the rest of its tasks will not come (collector)."""
+        if self._aborted or not self._number_left:
+            return
         self._aborted = True
         if self._failure is None:
             self._failure = (RAISED, error)
@@ -591,9 +603,22 @@ class IMapIterator(Generic[T]):
             return
         if self._length is not None and self._pushed >= self._length:
             raise StopIteration
+        self._check_not_fed_here()
         left = None if deadline is None else deadline - time.monotonic()
         if not wait_as_caller(self._engine, latch, left, "waiting in next()"):
             raise multiprocessing.TimeoutError
+
+    def _check_not_fed_here(self) -> None:
+        """Refuse to wait, in the iterable itself, for a value that it has yet to yield."""
+        ident = threading.get_ident()
+        for reference, job in list(self._engine.collector.feeds.items()):
+            feed = reference()
+            if job is self and feed is not None and feed.ident == ident:
+                if feed.made <= self._settled:
+                    raise GlasspoolError(
+                        "the iterable of imap() waits for a value that it has yet to yield."
+                    )
+                return
 
 
 def _origin(kind: int, body: Any, worker: Worker | None, begun: int, ended: int) -> Origin:

@@ -414,7 +414,7 @@ def _ask_for_stacks(workers: Sequence[Worker]) -> dict[int, _Answer]:
     for worker in workers:
         if not worker.pid:
             continue
-        if not _takes(worker.pid, number):
+        if not kernel.takes_signal(worker.pid, number):
             found[worker.pid] = _Answer(None, "os", "it starts or leaves, and cannot be asked")
             continue
         asked.append((worker, _taker(worker, found, complete, len(workers))))
@@ -424,7 +424,7 @@ def _ask_for_stacks(workers: Sequence[Worker]) -> dict[int, _Answer]:
         # A signal that comes just before a system call does not cut it short, so that even an idle
         # worker may be silent; it is asked again.
         for worker, _take in asked:
-            if worker.pid not in found and _takes(worker.pid, number):
+            if worker.pid not in found and kernel.takes_signal(worker.pid, number):
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(worker.pid, number)
         if not asked or len(found) >= len(workers) or complete.wait(ANSWER_S / ASK_TIMES):
@@ -446,22 +446,6 @@ def _taker(
             complete.set()
 
     return take
-
-
-def _takes(pid: int, number: int) -> bool:
-    """Tell whether the process has a handler for the signal, which would end it otherwise.
-
-    Not so while it starts, when it leaves, and after a task has replaced it by ``exec``. Source:
-    ``proc_pid_status(5)``, SigCgt.
-    """
-    try:
-        with open(f"/proc/{pid}/status", "rb") as file:
-            for line in file:
-                if line.startswith(b"SigCgt:"):
-                    return bool(int(line.split()[1], 16) >> (number - 1) & 1)
-    except (OSError, ValueError, IndexError):
-        return False
-    return False
 
 
 def _told(answers: list[Any]) -> Told:

@@ -81,6 +81,10 @@ class Callables:
         """Return what has this number."""
         return self._by_number[number]
 
+    def find(self, number: int) -> Known | None:
+        """Return what has this number, if anything has (any more)."""
+        return self._by_number.get(number)
+
     def name(self, number: int) -> str:
         """Return the name of what has or had this number."""
         known = self._by_number.get(number)

@@ -55,12 +55,18 @@ class Coroner:
 
     def certify(self, worker: Worker, task: Task | None) -> DeathCertificate:
         """Write the death certificate of a worker, for one of the tasks that it had begun, if any."""
+        certificate = self.examine(worker, task)
+        self._engine.deaths.append(certificate)
+        return certificate
+
+    def examine(self, worker: Worker, task: Task | None) -> DeathCertificate:
+        """Say what is known of the end of a worker, which need not count as a death."""
         from glasspool.snapshot import DeathCertificate
 
         try:
-            certificate = self._examine(worker, task)
+            return self._look_closely(worker, task)
         except OSError:  # no descriptor is left, no memory: what is known without looking must do
-            certificate = DeathCertificate(
+            return DeathCertificate(
                 pid=worker.pid,
                 slot=worker.slot,
                 cause=cause(worker.exitcode, worker.end_reason),
@@ -69,10 +75,8 @@ class Coroner:
                 died_at=time.time(),
                 pool=self._engine.name,
             )
-        self._engine.deaths.append(certificate)
-        return certificate
 
-    def _examine(self, worker: Worker, task: Task | None) -> DeathCertificate:
+    def _look_closely(self, worker: Worker, task: Task | None) -> DeathCertificate:
         from glasspool.snapshot import DeathCertificate
 
         self._pass_on(worker)  # before anybody is told of the death

@@ -71,6 +71,9 @@ def _send_with(end: socket.socket, message: bytes | memoryview, fd: int, flags: 
     end.sendmsg([message], [rights], flags)
 
 
+_MARK = b"\xff\xff"  # no message begins like that
+
+
 class Receiver:
     """Receives messages into one kept buffer: a fresh one of this size each time costs ten times
     the system call itself."""
@@ -79,6 +82,16 @@ class Receiver:
         self._buffer = bytearray(MESSAGE_BYTES)
         self._view = memoryview(self._buffer)
         self._buffers = [self._buffer]
+
+    def mark(self) -> None:
+        """Mark the buffer, so that ``head`` knows whether a message has come since."""
+        self._buffer[:2] = _MARK
+
+    def head(self, size: int) -> bytes | None:
+        """Return the first bytes of the message that came since ``mark``; None if none did."""
+        if self._buffer[:2] == _MARK:
+            return None
+        return bytes(self._view[:size])
 
     def receive(self, end: socket.socket, flags: int = 0) -> tuple[bytes, list[int]]:
         """Receive one message and its descriptors; empty at the end of the stream.

@@ -33,9 +33,11 @@ from glasspool.engines.local.workers import BEGIN_LIMIT_S, Worker, report_thread
 from glasspool.errors import GlasspoolError, TaskCancelled, TaskExit, WorkerDied
 from glasspool.ledger import CANCELLED, DONE, ENDED, FAILED, LOST, WAITING, Held, Ledger, Task
 from glasspool.processors import usable_processors
+from glasspool.undone import undone
 
 if TYPE_CHECKING:
     from glasspool.engines.local.engine import LocalEngine
+    from glasspool.undone import Undone
 
 DRAIN = 2048
 BATCH_BYTES = 96 * 1024
@@ -79,6 +81,8 @@ class Collector:
         self.timers: Timers = Timers()
         self._interrupts = Interrupts(self, engine)
         self.closing: bool = False
+        self.draining: bool = False
+        self.undone: list[Undone] = []
         self.stopped: bool = False
         self._ended = False
         self._parked = False
@@ -86,8 +90,8 @@ class Collector:
 
     # The loop -------------------------------------------------------------------------------------
 
-    def run(self) -> None:
-        """Run until the pool has ended, or until parked."""
+    def run(self) -> bool:
+        """Run until the pool has ended, or until parked (True)."""
         kernel.name_this_thread(self._engine.os_name("tasks+res"))
         self._parked = False
         while not self._ended and not self._parked:
@@ -95,6 +99,7 @@ class Collector:
                 self._turn()
             except Exception as error:  # a fault of ours: nobody may wait for ever because of it
                 self._crash(error)
+        return not self._ended
 
     def _turn(self) -> None:
         poll, mailbox = self._poll, self.mailbox
@@ -103,7 +108,10 @@ class Collector:
             if self._ended or self._parked:
                 return
             if self.ledger.waiting:
-                self._hand_out()
+                if self.draining:
+                    self._put_aside()
+                else:
+                    self._hand_out()
             if self.closing and not self.stopped and self._is_finished():
                 self._stop_workers(hard=False)
             if not self.stall.watching:
@@ -131,7 +139,7 @@ class Collector:
         """End everything with an error after a fault of our own; at the second one, just leave."""
         report_thread_error()
         if self._crashed:
-            self._ended = True
+            self._ended = self.stopped = True
             self._engine.stopping()
             return
         self._crashed = True
@@ -149,14 +157,38 @@ class Collector:
             item = items.popleft()
             if type(item) is Task:
                 submit(item)
-            elif type(item) is list:
-                for task in item:
-                    submit(task)
-            elif type(item) is weakref.ref:
-                if self.feeds.pop(item, None) is None:
-                    self._lease_died(item)
             else:
-                item()
+                self._take_in(item)
+
+    def _take_in(self, item: Any) -> None:
+        if type(item) is list:
+            for task in item:
+                self._submit(task)
+        elif type(item) is weakref.ref:
+            if self.feeds.pop(item, None) is None:
+                self._lease_died(item)
+        elif type(item) is Task:
+            self._submit(item)
+        else:
+            item()
+
+    def take_late(self) -> None:
+        """End what was handed in when the loop had ended already (any thread).
+
+        Whoever hands something in calls this after that, and the engine once after it has said that
+        it is done: so nothing is left lying, whoever came first.
+        """
+        for job in list(self.feeds.values()):
+            job.abort(TaskCancelled("the pool has ended"))
+        while True:
+            try:
+                item = self.mailbox.items.popleft()
+            except IndexError:
+                return
+            self._take_in(item)
+
+    def look(self) -> None:
+        """Do nothing but wake the loop, to look whether it is finished (an item)."""
 
     def park(self) -> None:
         """Leave the loop at the next turn; the thread ends, nothing is lost (an item)."""
@@ -169,13 +201,20 @@ class Collector:
         reference lands in the mailbox.
         """
         self.feeds[weakref.ref(feed, self.mailbox.items.append)] = job
+        if self.mailbox.late is not None:
+            self.mailbox.late()
+
+    def is_fed_by(self, ident: int) -> bool:
+        """Tell whether a thread is making tasks of an open job (any thread)."""
+        feeds = [reference() for reference in list(self.feeds)]
+        return any(feed is not None and feed.ident == ident for feed in feeds)
 
     def end_feed(self, feed: Any) -> None:
         """Say that no more tasks of a job will come (any thread)."""
         for reference in weakref.getweakrefs(feed):
             self.feeds.pop(reference, None)
         if self.closing:
-            self.mailbox.put(_nothing)  # it may have been the last thing to wait for
+            self.mailbox.put(self.look)  # it may have been the last thing to wait for
 
     def _submit(self, task: Task) -> None:
         self.ledger.submit(task)
@@ -214,6 +253,8 @@ class Collector:
 
     def _hand_out(self) -> None:
         ledger, hungry = self.ledger, self._hungry
+        if self.draining:
+            return
         while ledger.next_waiting() is not None:
             worker = self.lender.take_any()
             if worker is None:
@@ -240,7 +281,7 @@ class Collector:
         """
         ledger = self.ledger
         first = ledger.next_waiting()
-        if first is None or worker.interrupt is not None:
+        if first is None or self.draining or worker.interrupt is not None:
             return
         was_idle = not held.tasks
         pace = self.pace.get(first.call)
@@ -506,13 +547,16 @@ class Collector:
             worker.ready = True
             self._engine.worker_ready(worker)
         elif kind == wire.INITIALIZER_FAILED:
-            self._engine.initializer_failed(worker, body)
+            self._engine.starts.raised(worker, body)
         elif kind == wire.PONG:
             worker.ping = None
             worker.answered = begun  # it answers a PING that followed this many tasks
             left = held.tasks.get(task_id)
             if left is not None:  # never sent, or its result was on its way to a caller who left
-                self.settle_here(left, TaskCancelled("the call was interrupted"), CANCELLED)
+                if worker.resend:
+                    self.ledger.take_back(held, [left])
+                else:
+                    self.settle_here(left, TaskCancelled("the call was interrupted"), CANCELLED)
         elif kind == wire.INTERRUPTED:
             self._interrupts.told(worker, begun, body)
         elif kind == wire.STACKS:
@@ -690,6 +734,8 @@ class Collector:
                 with contextlib.suppress(OSError):
                     worker.end.shutdown(socket.SHUT_RDWR)  # wakes the caller, who has it adopted
                 return False
+            if worker.handed_back:
+                return False  # and taken over in a moment
             # It was given back between the two looks: the next one finds it.
         return True
 
@@ -723,12 +769,27 @@ class Collector:
     def _lease_died(self, reference: Any) -> None:
         """Take back a worker whose caller was torn away by a signal handler that raised."""
         box = self.lender.leases.pop(reference, None)
-        if not box:
-            return
-        worker = box.pop()
+        if box:
+            self.reclaim(box.pop())
+
+    def reclaim(
+        self,
+        worker: Worker,
+        resend: bool = False,
+        got: tuple[bytes, list[int]] | None = None,
+    ) -> None:
+        """Take back a worker that nobody is going to give back, and what it was to do (an item).
+
+        ``resend``: if it turns out that the worker never got the task, another one does. ``got``: what
+        the worker has answered already.
+        """
+        worker.resend = resend
+        worker.handed_back = False
         task = worker.direct
         if task is not None:
             self.adopt(worker, task)
+            if got is not None:
+                self.take_stray(worker, *got)
             # When the answer comes, all that was sent before has been answered.
             worker.ping = (task.id, worker.held.next_seq if worker.held is not None else 0)
             worker.ping_is_sent = False
@@ -934,6 +995,25 @@ class Collector:
         """Stop the workers once there is nothing left to do (an item)."""
         self.closing = True
 
+    def drain(self) -> None:
+        """Begin no more tasks, and stop the workers once those that run have ended (an item)."""
+        if self.stopped:
+            return
+        self.closing = self.draining = True
+        for job in list(self.feeds.values()):
+            job.abort(TaskCancelled(_DRAINED))
+        for worker in list(self.workers.values()):
+            if worker.held:
+                self._take_back(worker, worker.held)
+        self._put_aside()
+
+    def _put_aside(self) -> None:
+        """End the tasks that wait, and note them for the caller of ``drain``."""
+        while (task := self.ledger.next_waiting()) is not None:
+            known = self._engine.callables.find(task.call)
+            self.undone.append(undone(task, known))
+            self.settle_here(task, TaskCancelled(_DRAINED), CANCELLED)
+
     def _is_finished(self) -> bool:
         return not (self.ledger.open or self.feeds or self.mailbox.items or self.lender.leases)
 
@@ -969,13 +1049,14 @@ class Collector:
                 was_idle = self.lender.take(worker)
                 self._stop(worker, hard=hard and not was_idle)
             elif hard:
-                self._engine.stop_worker(worker, hard=True)
+                # One that is leaving already has a moment more: its finalizer may run.
+                self._engine.stop_worker(worker, hard=bool(worker.held))
         self._engine.stopping()
 
     def end(self) -> None:
         """Leave the loop for good: the last worker is gone (an item)."""
         self._end_all(TaskCancelled("the pool has ended"), CANCELLED)
-        self._ended = True
+        self._ended = self.stopped = True
 
     def dispose(self) -> None:
         """Close what the loop waited on; after its end."""
@@ -983,5 +1064,4 @@ class Collector:
         self.mailbox.close()
 
 
-def _nothing() -> None:
-    """Wake the loop, to look whether it is finished."""
+_DRAINED = "the pool was drained before the task began"

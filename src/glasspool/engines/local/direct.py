@@ -10,6 +10,8 @@ What can go wrong, and who settles it:
 
 * The worker does not begin the task within ``BEGIN_LIMIT_S`` (it has been stopped): the collector adopts
   the task and takes it back.
+* A signal handler waits for the pool in the middle: before it waits it hands the worker back
+  (``hand_back``), as nobody else could; the call further out finds that when it goes on.
 * The worker dies: the collector shuts the channel down, the caller sees its end, and the collector
   *adopts* the task: it is settled as if it had been handed out in the usual way.
 * A signal handler raises in the middle: the lease dies with the caller's frame, and its weak reference
@@ -23,6 +25,8 @@ import contextlib
 import functools
 import itertools
 import select
+import socket
+import threading
 import weakref
 from collections import deque
 from typing import TYPE_CHECKING, Any
@@ -40,10 +44,27 @@ if TYPE_CHECKING:
 class Lease:
     """The right to use one worker; it ends with the caller's frame at the latest."""
 
-    __slots__ = ("__weakref__", "box")
+    __slots__ = ("__weakref__", "box", "got", "ident", "is_sent", "receiver")
 
     def __init__(self) -> None:
         self.box: list[Worker] = []
+        self.ident = threading.get_ident()
+        self.is_sent = False  # the task is with the worker for certain
+        self.got: tuple[bytes, list[int]] | None = None  # a message that has not been worked off
+        self.receiver: channel.Receiver | None = None
+
+    def unread(self) -> tuple[bytes, list[int]] | None:
+        """Return the message that was received and not worked off, when a signal handler came."""
+        if self.got is not None or self.receiver is None:
+            return self.got
+        head = self.receiver.head(wire.REPLY.size)
+        if head is None:
+            return None
+        kind, _lane, length, *_ = wire.REPLY.unpack(head)
+        if kind in wire.SEGMENTS:
+            return None  # its descriptor is out of reach
+        message = self.receiver.head(wire.REPLY.size + length)
+        return None if message is None else (message, [])
 
 
 class Lender:
@@ -75,29 +96,37 @@ class Lender:
         self.leases[weakref.ref(lease, collector.mailbox.items.append)] = lease.box
         try:
             move_one(self.idle.popleft, lease.box.extend)
+            worker = lease.box[0]
         except IndexError:
             self._end(lease)
             return False
-        worker = lease.box[0]
         if not worker.serves:  # it has been dismissed: the collector waits for it
-            move_one(lease.box.pop, self.idle.extend)
+            with contextlib.suppress(IndexError):  # handed back at this moment
+                move_one(lease.box.pop, self.idle.extend)
             self._end(lease)
             collector.mailbox.put(lambda: collector.lease_ended(worker))
             return False
         if not collector.stall.watching:
             collector.stall.begin()
         try:
-            reply = self._converse(worker, task)
-        except OSError:  # gone, or stopped: the collector finds out what becomes of the task
+            reply = self._converse(worker, task, lease)
+        except _HandedBack:
+            return False
+        except (OSError, ValueError):  # gone, stopped, or handed back, or the pool has ended:
+            # the collector finds out what becomes of the task
             collector.mailbox.put(lambda: collector.adopt(worker, task))
             lease.box.clear()
             self._end(lease)
             return True
+        if not lease.box:
+            return True  # handed back with the task, which the collector has settled
+        # No signal handler comes between the look and this: there is no call in between.
         worker.direct = None
         worker.answered += 1
-        with contextlib.suppress(OSError):  # its end has been seen meanwhile
+        with contextlib.suppress(OSError, ValueError):  # its end has been seen meanwhile
             self._poll.modify(worker.fd, select.EPOLLIN)
-        move_one(lease.box.pop, self.idle.extend)
+        with contextlib.suppress(IndexError):  # handed back at this moment
+            move_one(lease.box.pop, self.idle.extend)
         self._end(lease)
         self._settle(task, worker, *reply)
         if worker.dead or not worker.serves or collector.ledger.waiting or collector.closing:
@@ -105,13 +134,40 @@ class Lender:
         return True
 
     def _end(self, lease: Lease) -> None:
-        self.leases.pop(next(iter(weakref.getweakrefs(lease))), None)
+        self.leases.pop(next(iter(weakref.getweakrefs(lease)), None), None)  # type: ignore[arg-type]
 
-    def _converse(self, worker: Worker, task: Task) -> tuple[int, Any, int, int]:
-        held = worker.held
+    def hand_back(self) -> None:
+        """Give up what this very thread was lent: it is about to wait, in a signal handler.
+
+        The handler came between two steps of ``call`` further out in the same thread, which goes on
+        only when the handler returns. The socket's descriptor moves to a new object, so whatever the
+        outer call does with the old one fails, and it finds its lease empty.
+        """
+        me = threading.get_ident()
+        for reference in list(self.leases):
+            lease = reference()
+            if lease is None or lease.ident != me:
+                continue
+            with contextlib.suppress(IndexError):  # it has none yet, or none any more
+                worker = lease.box[0]
+                worker.handed_back = True
+                del lease.box[:]
+                worker.end = socket.socket(fileno=worker.end.detach())
+                # A task that is not known to be sent, and that the worker does not know, is sent anew.
+                put, resend = self._collector.mailbox.put, not lease.is_sent
+                got = lease.unread() if worker.direct is not None else None
+                put(functools.partial(self._collector.reclaim, worker, resend, got))
+            self.leases.pop(reference, None)
+            self._collector.mailbox.put(self._collector.look)  # it may have been the last thing
+
+    def _converse(self, worker: Worker, task: Task, lease: Lease) -> tuple[int, Any, int, int]:
+        held, end, body = worker.held, worker.end, task.payload
         if held is None:
             raise OSError("the worker has not joined")
-        task.seq = held.next_seq
+        if not lease.box:
+            raise _HandedBack
+        # No signal handler comes between the look and this: there is no call in between.
+        seq = task.seq = held.next_seq
         worker.direct = task
         held.next_seq += 1
         self._poll.modify(worker.fd, 0)
@@ -121,30 +177,34 @@ class Lender:
             if fd is None and len(definition) + task.size < wire.INLINE_BYTES:
                 parts.append(definition)
             else:
-                channel.send(worker.end, definition, fd)
+                channel.send(end, definition, fd)
             worker.known.add(task.call)
-        body: Any = task.payload
         fd = None
         if isinstance(body, Parcel):
             fd, body = body.fd, body.head
-        head = wire.REQUEST.pack(wire.TASK, task.kind, task.call, task.id, task.seq, len(body))
+        head = wire.REQUEST.pack(wire.TASK, task.kind, task.call, task.id, seq, len(body))
         parts += (head, body)
-        channel.send(worker.end, b"".join(parts), fd)
-        return self._await_reply(worker, task)
+        channel.send(end, b"".join(parts), fd)
+        lease.is_sent = True
+        return self._await_reply(worker, task, end, lease)
 
-    def _await_reply(self, worker: Worker, task: Task) -> tuple[int, Any, int, int]:
+    def _await_reply(
+        self, worker: Worker, task: Task, end: socket.socket, lease: Lease
+    ) -> tuple[int, Any, int, int]:
         try:
             receiver = self._receivers.pop()
         except IndexError:
             receiver = channel.Receiver()
         while True:
             # Woken by the result; at the death of the worker the collector ends the stream.
+            receiver.mark()
+            lease.receiver = receiver
             try:
-                message, fds = receiver.receive(worker.end)
+                message, fds = lease.got = receiver.receive(end)
             except BlockingIOError:
                 if not self._collector.has_begun(worker, task):
                     raise  # the worker has been stopped: the collector finds another one
-                channel.wait_to_read(worker.end)  # woken as the receive above
+                channel.wait_to_read(end)  # woken as the receive above
                 continue
             if not message:
                 raise ConnectionResetError("the worker's channel has ended")
@@ -156,10 +216,12 @@ class Lender:
                 self._collector.mailbox.put(stray)
                 raise OSError("the channel held a reply to somebody else")
             if kind < wire.SKIPPED:
+                lease.receiver = None
                 self._receivers.append(receiver)
                 if kind in wire.SEGMENTS:
                     kind, body = arrived(kind, body, fds)
                 return kind, body, begun, ended
+            lease.got = None
             self._collector.hear_word(worker, kind, task_id, body, begun, ended)
 
     def _settle(
@@ -198,6 +260,10 @@ class Lender:
     def is_lent(self, worker: Worker) -> bool:
         """Tell whether a caller has the worker."""
         return any(worker in box for box in list(self.leases.values()))
+
+
+class _HandedBack(Exception):
+    """The worker was handed back before the task was given to it."""
 
 
 def move_one(take: Any, put_all: Any) -> None:

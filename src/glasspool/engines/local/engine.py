@@ -29,19 +29,22 @@ from contextlib import AbstractContextManager
 from multiprocessing.process import BaseProcess
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from glasspool.engines.local import certificate, outcome
+from glasspool import registry
+from glasspool.engines.local import certificate
 from glasspool.engines.local import scoreboard as sb
 from glasspool.engines.local.blackbox import BlackBoxes
 from glasspool.engines.local.callables import Callables
 from glasspool.engines.local.certificate import Coroner
 from glasspool.engines.local.collector import Collector
+from glasspool.engines.local.duty import Duty
 from glasspool.engines.local.outbox import Outboxes
 from glasspool.engines.local.processes import MakeProcess, Recipe
 from glasspool.engines.local.scarcity import Shortage, no_thread
 from glasspool.engines.local.slots import Change
 from glasspool.engines.local.stall import StallWatch
+from glasspool.engines.local.starting import Starts
 from glasspool.engines.local.workers import Worker, WorkerHandler, new_thread
-from glasspool.errors import GlasspoolError, InitializerFailed, TaskCancelled
+from glasspool.errors import GlasspoolError, TaskCancelled, WorkerDied
 from glasspool.latch import Latch
 from glasspool.ledger import Task
 from glasspool.options import PoolOptions
@@ -53,10 +56,10 @@ START_LIMIT_S = 60.0
 LOAD_AFTER_S = 0.25
 """So long after its start a pool loads what it needs at a death: then there may be no descriptor left."""
 
-FAILURES = 3
-"""So many starts in a row must fail, with no worker that got ready, before the pool gives up."""
+CALLBACK_GRACE_S = 1.0
+THREAD_GRACE_S = 1.0
 
-PAUSE_S = 0.1
+HANDLER, COLLECTOR, CALLBACK = "worker-handler", "task-handler+result-handler", "callback"
 
 MOST = 256
 """A pool can be resized to so many workers, or to four times as many as it was made with."""
@@ -159,6 +162,7 @@ class LocalEngine:
                 plan.initializer,
                 plan.initargs,
                 self.black,
+                plan.options.finalizer,
             )
             self.stall: StallWatch = StallWatch(self)
             self.forked_beside: tuple[str, ...] = ()
@@ -170,13 +174,18 @@ class LocalEngine:
         self._callbacks: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self.calling_back: Any = None
         self.called_back_at = 0.0
+        self.owed: dict[Any, None] = {}  # the jobs whose callbacks have not returned, oldest first
+        self._callbacks_ended = False
         self.feeders: set[threading.Thread] = set()
-        self._failures = 0
+        self.starts: Starts = Starts(self)
         self._changes: set[Change] = set()
         self._started = 0
         self._all_started = Latch()
         self._start_error: BaseException | None = None
         self._terminating = False
+        self.cut_short: bool = False
+        self.parking: bool = False
+        self._duties: dict[str, Duty] = {HANDLER: Duty(), COLLECTOR: Duty()}
 
     # Starting -------------------------------------------------------------------------------------
 
@@ -292,24 +301,60 @@ class LocalEngine:
 
     def add_worker(self, slot: int) -> None:
         """Have a worker started for a slot (collector)."""
-        self._replace(slot)
+        self.replace(slot)
 
     # Threads --------------------------------------------------------------------------------------
 
     def resume(self) -> None:
-        """Start the threads that are not running (again)."""
-        loops = {
-            "worker-handler": self.handler.run,
-            "task-handler+result-handler": self.collector.run,
-        }
-        if "callback" in self.threads:
-            loops["callback"] = self._run_callbacks
-        for role, loop in loops.items():
-            thread = self.threads.get(role)
-            if (thread is None or not thread.is_alive()) and not self.done.is_set():
-                thread = new_thread(loop, f"{self.name} {role}")
-                thread.start()
-                self.threads[role] = thread
+        """Start the threads that are not running (again).
+
+        A thread that is just about to stand aside gives its duty back and then looks at ``parking``;
+        here it is the other way round. So one of the two goes on, and if both would, the duty
+        decides.
+        """
+        self.parking = False
+        for role, duty in list(self._duties.items()):
+            is_over = self.done.is_set() and not (role == CALLBACK and self.owed)
+            if duty.is_free and not is_over:
+                self._start_thread(role)
+
+    def _start_thread(self, role: str) -> None:
+        thread = new_thread(lambda: self._serve(role), f"{self.name} {role}")
+        former = self.threads.get(role)
+        if former is None or not former.is_alive():
+            self.threads[role] = thread
+        try:
+            thread.start()
+        except RuntimeError:  # there is no thread to be had
+            if former is not None:
+                self.threads[role] = former
+            else:
+                del self.threads[role]
+            raise
+
+    def _serve(self, role: str) -> None:
+        """Run one of the loops, unless another thread does."""
+        loop = {
+            HANDLER: self.handler.run,
+            COLLECTOR: self.collector.run,
+            CALLBACK: self._run_callbacks,
+        }[role]
+        duty = self._duties[role]
+        while duty.take():
+            if self.done.is_set() and role != CALLBACK:
+                return  # it has ended meanwhile, in another thread
+            self.threads[role] = threading.current_thread()
+            try:
+                was_parked = loop()
+            finally:
+                duty.give()
+            if was_parked:
+                # Whoever has us stand aside waits for the end of this very thread.
+                if not self.parking and duty.is_free:
+                    self._start_thread(role)
+                return
+            if role != CALLBACK or self._callbacks.empty():
+                return  # else a callback came late, and found us here
 
     def _end_without_threads(self) -> None:
         """End a pool of which not every thread could be started, and no worker was."""
@@ -347,6 +392,7 @@ class LocalEngine:
 
         Returns the native ids of those that stopped. ``resume`` starts them again.
         """
+        self.parking = True
         self.handler.mailbox.put(self.handler.park)
         self.collector.mailbox.put(self.collector.park)
         if self.calling_back is None:
@@ -357,6 +403,8 @@ class LocalEngine:
                 continue  # it runs the user's code
             if thread is threading.current_thread():
                 continue  # a pool is made in the hook that shows a warning
+            if thread.ident is None:
+                continue  # we are in a signal handler, further out it is about to be started
             thread.join(2.0)
             if not thread.is_alive() and thread.native_id is not None:
                 parked.append(thread.native_id)
@@ -428,30 +476,58 @@ class LocalEngine:
 
     def call_back(self, job: Any) -> None:
         """Run a job's callback on the callback thread (collector)."""
-        if "callback" not in self.threads:
-            thread = new_thread(self._run_callbacks, f"{self.name} callback")
-            try:
-                thread.start()
-            except RuntimeError as error:
-                job.callback_failed(no_thread(error, "the callback"))
-                return
-            self.threads["callback"] = thread
+        self.owed[job] = None
         self._callbacks.put(job)
+        if CALLBACK not in self._duties or self._callbacks_ended:
+            # Not here: this may be a user's thread, with a signal handler that raises.
+            self.collector.mailbox.put(self._start_callbacks)
 
-    def _run_callbacks(self) -> None:
+    def _start_callbacks(self) -> None:
+        if CALLBACK not in self._duties:
+            self._duties[CALLBACK] = Duty()
+        elif not self._callbacks_ended:
+            return
+        if self._callbacks_ended:
+            self._callbacks.put(_END)  # the thread runs what came late, and ends
+        try:
+            self._start_thread(CALLBACK)
+        except RuntimeError as error:
+            del self._duties[CALLBACK]
+            self._fail_callbacks(no_thread(error, "the callback"))
+
+    def _fail_callbacks(self, error: Exception) -> None:
+        """End the jobs whose callbacks no thread can be had for; nobody else takes them now."""
+        while True:
+            try:
+                job = self._callbacks.get_nowait()
+            except queue.Empty:
+                return
+            if self.owed.pop(job, _PARK) is not _PARK:
+                job.callback_failed(error)
+
+    def _run_callbacks(self) -> bool:
         from glasspool.engines.local import kernel
 
         kernel.name_this_thread(self.os_name("callback"))
         while True:
-            job = self._callbacks.get()  # woken by the next job, or by the end of the pool
-            if job is _PARK or job is _END:
-                return
+            try:
+                # Woken by the next job, or by the end of the pool; after that there is nobody to wake us.
+                job = self._callbacks.get(not self._callbacks_ended)
+            except queue.Empty:
+                return False
+            if job is _PARK:
+                return True
+            if job is _END:
+                return False
             self.called_back_at = time.monotonic()
             self.calling_back = job
             try:
                 job.run_callback()
             finally:
                 self.calling_back = None
+                # Ready only now: whoever waits for the job and then forks finds this thread at rest.
+                self.owed.pop(job, None)
+                job.callback_returned()
 
     def is_callback_thread(self) -> bool:
         """Tell whether the calling thread is the one that runs callbacks."""
@@ -459,9 +535,19 @@ class LocalEngine:
 
     def join_callbacks(self) -> None:
         """Wait until the last callback has run; returns at once on the callback thread itself."""
-        thread = self.threads.get("callback")
+        thread = self.threads.get(CALLBACK)
         if thread is not None and thread is not threading.current_thread():
-            thread.join()  # woken by the end of the last callback
+            # Woken by the end of the last callback. After terminate() nobody waits for ever for one
+            # that blocks.
+            thread.join(CALLBACK_GRACE_S if self.cut_short else None)
+
+    def join_threads(self) -> None:
+        """Wait for the last steps of the threads of an engine that is done: a fork may come next."""
+        for role in (HANDLER, COLLECTOR):
+            thread = self.threads.get(role)
+            if thread is None or thread.ident is None or thread is threading.current_thread():
+                continue
+            thread.join(THREAD_GRACE_S)
 
     # Workers: told by the worker-handler to the collector, and back -----------------------------------
 
@@ -489,36 +575,28 @@ class LocalEngine:
         self.handler.mailbox.put(lambda: self.handler.release(worker))
         if worker.stopping or self._terminating:
             if worker.wanted and not self._terminating and not self.collector.stopped:
-                self._replace(worker.slot)
+                self.replace(worker.slot)
             return
         if worker.init_failed or self.collector.failure is not None:
             return  # counted already; or there is nothing to be done any more
-        if worker.initialized_ns is None and worker.wanted and worker.end_reason is None:
-            self._count_failure(worker, self._died_in_start(worker))
+        if worker.initialized_ns is None and worker.wanted and not worker.lost_template:
+            self.starts.died(worker, WorkerDied(self.coroner.examine(worker, None)))
             return
         if worker.wanted:  # else its successor has been asked for, or the pool has become smaller
-            self._replace(worker.slot)
+            self.replace(worker.slot)
 
     def _is_a_loss(self, worker: Worker) -> bool:
         """Tell whether a worker that has died had been at work and was wanted."""
         wanted = not (worker.stopping or self._terminating or worker.init_failed)
         return wanted and worker.initialized_ns is not None and self.collector.failure is None
 
-    def _died_in_start(self, worker: Worker) -> InitializerFailed:
-        from glasspool.snapshot import describe_exit
-
-        where = f"ran the initializer {self.initializer}" if self.initializer else "started"
-        return InitializerFailed(
-            f"worker {worker.slot} (pid {worker.pid}) {describe_exit(worker.exitcode)} "
-            f"while it {where}."
-        )
-
     def retired(self, worker: Worker) -> None:
         """A worker is near its last task, or has it: its successor may start (collector)."""
         worker.wanted = False
-        self._replace(worker.slot)
+        self.replace(worker.slot)
 
-    def _replace(self, slot: int, delay_s: float = 0.0) -> None:
+    def replace(self, slot: int, delay_s: float = 0.0) -> None:
+        """Start a worker for a slot, after a pause perhaps (collector)."""
         if delay_s:
             self.handler.mailbox.put(lambda: self.handler.start_later(slot, delay_s))
         else:
@@ -534,34 +612,10 @@ class LocalEngine:
 
     def worker_ready(self, worker: Worker) -> None:
         """A worker has run the initializer (collector)."""
-        self._failures = 0
+        self.starts.succeeded()
         if self.start_method != "fork":
             self.handler.mailbox.put(lambda: self.handler.is_ready(worker))
         self.coroner.welcome(worker)
-
-    def initializer_failed(self, worker: Worker, body: bytes) -> None:
-        """A worker's initializer raised; the worker leaves (collector)."""
-        if worker.init_failed:
-            return  # told by message and found in the outbox
-        worker.init_failed = True
-        story = outcome.text_of(body)
-        error = InitializerFailed(
-            f"the initializer {self.initializer} of {self.name} raised in its workers.\n"
-            f"The worker's traceback:\n{story}"
-        )
-        error.__cause__ = outcome.error_of(body)
-        self._count_failure(worker, error)
-
-    def _count_failure(self, worker: Worker, error: InitializerFailed) -> None:
-        self._failures += 1
-        self.collector.vacate(worker)
-        if self._failures >= FAILURES and not self._any_ready():
-            self.collector.fail(error)
-        elif self.collector.failure is None:
-            self._replace(worker.slot, min(PAUSE_S * 2**self._failures, 10.0))
-
-    def _any_ready(self) -> bool:
-        return any(worker.ready for worker in self.collector.workers.values())
 
     def template_died(self) -> bool:
         """See to a new template, the workers are gone with the old one (worker-handler).
@@ -633,8 +687,35 @@ class LocalEngine:
 
     def terminate(self, why: str = "the pool was terminated") -> None:
         """Let the pool end now; what has not ended is cancelled. Never blocks."""
-        self._terminating = True
+        self._terminating = self.cut_short = True
         self.collector.mailbox.put(lambda: self.collector.terminate(TaskCancelled(why)))
+
+    def drain(self) -> None:
+        """Let the pool end when what runs has ended; begin nothing more. Never blocks."""
+        self.collector.mailbox.put(self.collector.drain)
+
+    def before_waiting(self) -> None:
+        """See to it that the pool can go on while the calling thread waits for it.
+
+        A signal handler may have come in the middle of a call of the same thread, which goes on only
+        after the handler: it may have been lent a worker, or have our threads stand aside for a fork.
+        """
+        self.collector.lender.hand_back()
+        duties = self._duties
+        if self.parking or duties[HANDLER].is_free or duties[COLLECTOR].is_free:
+            self._see_to_threads()
+        self.nudge()
+
+    def _see_to_threads(self) -> None:
+        # Either they stand aside for a fork by another thread, which has them back in a moment. Or this
+        # thread was about to fork, and a signal handler runs in its place, or raised there.
+        if not self.done.is_set() and not registry.is_forking_elsewhere():
+            self.resume()
+
+    def give_up(self) -> None:
+        """End an engine whose start was interrupted, with what there is of it."""
+        self.resume()
+        self.terminate("the pool was not made")
 
     def run_shutdown_hook(self) -> None:
         """Show the pool for a last time, with its workers still at work (collector)."""
@@ -652,8 +733,9 @@ class LocalEngine:
         """Close everything: no worker is left. The last act of the worker-handler thread."""
         self.collector.mailbox.put(self.collector.end)
         thread = self.threads.get("task-handler+result-handler")
-        if thread is not None:
+        if thread is not None and thread.ident is not None:
             thread.join(5.0)
+        self._callbacks_ended = True
         self._callbacks.put(_END)
         self.board.unlink()
         self.collector.dispose()
@@ -665,6 +747,12 @@ class LocalEngine:
             self.on_disposed(self)
         self.done.set()
         self.give_up_changes(ValueError("Pool not running"))
+        self.collector.mailbox.late = self.collector.take_late
+        self.collector.take_late()
+        if self.cut_short:
+            # Whoever waits is told, also if a callback blocks; the callbacks still run, if they can.
+            for job in list(self.owed):
+                job.set()
 
     def discard(self) -> None:
         """Close everything of an engine whose threads do not run."""

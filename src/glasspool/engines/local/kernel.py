@@ -123,3 +123,19 @@ def is_exiting(pid: int) -> bool:
     except OSError:
         return True
     return fields[0] in (b"Z", b"X") or bool(int(fields[6]) & 0x4)
+
+
+def takes_signal(pid: int, number: int) -> bool:
+    """Tell whether a process has a handler for a signal, which would end it otherwise.
+
+    Not so while it starts, when it leaves, and after a task has replaced it by ``exec``. Source:
+    ``proc_pid_status(5)``, SigCgt.
+    """
+    try:
+        with open(f"/proc/{pid}/status", "rb") as file:
+            for line in file:
+                if line.startswith(b"SigCgt:"):
+                    return bool(int(line.split()[1], 16) >> (number - 1) & 1)
+    except (OSError, ValueError, IndexError):
+        return False
+    return False

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 
@@ -21,6 +22,8 @@ class Mailbox:
     def __init__(self) -> None:
         self.items: deque[Any] = deque()
         self._asleep = False
+        # What to do after a put when the loop has ended: nobody else would look.
+        self.late: Callable[[], None] | None = None
         if hasattr(os, "eventfd"):
             self.fd = self._write_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         else:
@@ -33,6 +36,8 @@ class Mailbox:
         self.items.append(item)
         if self._asleep:
             self._wake()
+        if self.late is not None:
+            self.late()
 
     def nudge(self) -> None:
         """Wake the loop if something lies here unseen (its ``put`` was cut short by a signal)."""

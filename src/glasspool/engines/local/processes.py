@@ -44,6 +44,7 @@ class Recipe:
         initializer: Callable[..., object] | None,
         initargs: tuple[Any, ...],
         black: BlackBoxes,
+        finalizer: Callable[[], object] | None = None,
     ) -> None:
         self.context = context
         self.start_method: str = str(context.get_start_method())
@@ -52,6 +53,7 @@ class Recipe:
         self.black = black
         self.initializer = initializer
         self.initargs = initargs
+        self.finalizer = finalizer
         self._make_process = make_process
 
     def process(self, end: socket.socket | None, setup: Setup | None) -> BaseProcess:
@@ -67,6 +69,7 @@ class Recipe:
                 self.initializer,
                 self.initargs,
                 self.black,
+                self.finalizer,
             )
         made = self._make_process(self.context, target=worker.main, args=arguments)
         made.name = made.name.replace("Process", "PoolWorker")

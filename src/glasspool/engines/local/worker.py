@@ -94,6 +94,7 @@ def main(
     initializer: Callable[..., object] | None,
     initargs: tuple[Any, ...],
     black: BlackBoxes,
+    finalizer: Callable[[], object] | None = None,
 ) -> None:
     """Run a worker until it is told to stop. The target of the worker's ``Process``."""
     global _here
@@ -117,8 +118,8 @@ def main(
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(after_in_child=worker.become_copy)
     _note_threads(worker)
-    if worker.initialize(initializer, initargs):
-        worker.serve()
+    if worker.initialize(initializer, initargs) and worker.serve() and finalizer is not None:
+        worker.finalize(finalizer)
     worker.leave()
 
 
@@ -203,16 +204,37 @@ class Worker:
         self._outbox.flush()
         return True
 
-    def serve(self) -> None:
-        """Do what the messages say, until one says stop or there will be no more."""
+    def serve(self) -> bool:
+        """Do what the messages say, until one says stop (True) or there will be no more (False)."""
         while True:
             try:
                 message, fds = self._receiver.receive(self._end)
             except OSError:
-                return
-            if not message or not self._handle(message, fds):
-                return
+                return False
+            if not message:
+                return False
+            if not self._handle(message, fds):
+                return True
             self._flush()
+
+    def finalize(self, finalizer: Callable[[], object]) -> None:
+        """Run the user's finalizer; what it raises is told on standard error and stops nothing."""
+        self._set(sb.W_STATE, sb.LEAVING)
+        try:
+            finalizer()
+        except BaseException as error:
+            name = payload.callable_name(finalizer)
+            setup = self.setup
+            with contextlib.suppress(Exception):  # a user's stream may do anything
+                sys.stderr.write(
+                    f"The finalizer {name} of {setup.pool} raised in worker {setup.slot} "
+                    f"(pid {self.pid}):\n"
+                    + "".join(
+                        traceback.format_exception(
+                            type(error), error, _from_task(error.__traceback__)
+                        )
+                    )
+                )
 
     def leave(self) -> None:
         """Run the exit functions that were registered in this process, and flush its output."""

@@ -46,9 +46,13 @@ if TYPE_CHECKING:
     from glasspool.engines.local.engine import LocalEngine
     from glasspool.engines.local.interrupts import Interrupt
     from glasspool.engines.local.oom import Verdict
+    from glasspool.errors import InitializerFailed
     from glasspool.ledger import Held, Task
 
 STOP_GRACE_S = 5.0
+LEAVE_GRACE_S = 1.0
+"""So long an idle worker may take to leave when the pool is terminated."""
+
 TERM_GRACE_S = 0.4
 STATUS_LIMIT_S = 1.0
 MAX_FAULTS = 20
@@ -111,6 +115,8 @@ class Worker:
         # The question that a worker is to answer, or has been asked: task id, number of tasks sent.
         self.ping: tuple[int, int] | None = None
         self.ping_is_sent = False
+        self.resend = False
+        self.handed_back = False  # by its caller; the collector is about to be told
         self.heard_ns = 0
         self.ident = 0
         self.native_id = 0
@@ -126,6 +132,7 @@ class Worker:
         # cause on its certificate. To be set before the signal is sent; the first who sets it is right.
         self.end_reason: str | None = None
         self.lost_template = False  # it ended with the template: nobody will tell how
+        self.overdue: InitializerFailed | None = None
         self.oom: Verdict | None = None
 
 
@@ -197,8 +204,8 @@ class WorkerHandler:
 
     # The loop -------------------------------------------------------------------------------------
 
-    def run(self) -> None:
-        """Run until the pool has ended, or until parked."""
+    def run(self) -> bool:
+        """Run until the pool has ended, or until parked (True)."""
         kernel.name_this_thread(self._engine.os_name("workers"))
         self._parked = False
         while not self._is_over():
@@ -211,6 +218,7 @@ class WorkerHandler:
                     self._give_up()
         if self._ended:
             self._engine.dispose()
+        return not self._ended
 
     def _turn(self) -> None:
         self._work_off()
@@ -391,6 +399,7 @@ class WorkerHandler:
             self._by_fd[watched] = worker
             self._poll.register(watched, select.POLLIN)
         self._engine.joined(worker)
+        self._engine.starts.watch(worker)
 
     # The template and the nanny ---------------------------------------------------------------------
 
@@ -570,8 +579,9 @@ class WorkerHandler:
             self.kill(worker, signal.SIGTERM)
             self.kill_later(worker, TERM_GRACE_S, signal.SIGKILL)
         else:
-            self.kill_later(worker, STOP_GRACE_S, signal.SIGTERM)
-            self.kill_later(worker, STOP_GRACE_S + TERM_GRACE_S, signal.SIGKILL)
+            grace_s = LEAVE_GRACE_S if self._engine.cut_short else STOP_GRACE_S
+            self.kill_later(worker, grace_s, signal.SIGTERM)
+            self.kill_later(worker, grace_s + TERM_GRACE_S, signal.SIGKILL)
 
     def finish(self) -> None:
         """End the loop once the last worker is gone; start none any more."""

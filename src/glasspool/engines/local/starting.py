@@ -1,0 +1,165 @@
+"""Starts of workers: how long one may take, how often it may fail, and what is said of a failure.
+
+Owns: the failed starts in a row of each slot. The collector counts them; the worker-handler watches how
+long a start takes. A start that failed is tried again after a pause that doubles. The pool gives up when
+enough starts have failed in a row while no worker is ready: so an initializer that fails now and then, or
+in some workers only, costs time and nothing else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from glasspool.engines.local import kernel, outcome
+from glasspool.engines.local import scoreboard as sb
+from glasspool.errors import InitializerFailed, WorkerDied
+
+if TYPE_CHECKING:
+    from glasspool.engines.local.engine import LocalEngine
+    from glasspool.engines.local.workers import Worker
+
+FAILURES = 3
+"""So many starts in a row must fail at least, with no worker ready, before the pool gives up; of a larger
+pool all first ones, and some second ones."""
+
+SECOND_TRIES = 8
+
+PAUSE_S = 0.05
+LONGEST_PAUSE_S = 10.0
+
+ANSWER_S = 0.25
+"""So long a worker that is to be killed may take to say where it hangs."""
+
+
+class Starts:
+    """The starts of one pool's workers."""
+
+    def __init__(self, engine: LocalEngine) -> None:
+        self._engine = engine
+        self._failures: Counter[int] = Counter()
+
+    # Counting (collector) -------------------------------------------------------------------------
+
+    def succeeded(self) -> None:
+        """A worker has run the initializer: it can."""
+        self._failures.clear()
+
+    def raised(self, worker: Worker, body: bytes) -> None:
+        """A worker's initializer raised; the worker leaves."""
+        if worker.init_failed:
+            return  # told by message and found in the outbox
+        worker.init_failed = True
+        engine = self._engine
+        error = InitializerFailed(
+            f"the initializer {engine.initializer} of {engine.name} raised in its workers.\n"
+            f"The worker's traceback:\n{outcome.text_of(body)}"
+        )
+        try:
+            error.__cause__ = outcome.error_of(body)
+        except BaseException as failure:  # rebuilding may raise anything, and this thread goes on
+            error.__cause__ = outcome.unbuildable("exception", failure)
+        engine.stop_worker(worker, hard=False)  # it may hang in its exit functions
+        self._failed(worker, error)
+
+    def died(self, worker: Worker, death: WorkerDied) -> None:
+        """A worker's process ended before it had run the initializer."""
+        from glasspool.snapshot import describe_exit
+
+        if worker.overdue is not None:
+            self._failed(worker, worker.overdue)
+            return
+        error = InitializerFailed(
+            f"worker {worker.slot} (pid {worker.pid}) {describe_exit(worker.exitcode)} "
+            f"while it {self._what(worker)}."
+        )
+        error.__cause__ = death
+        self._failed(worker, error)
+
+    def _failed(self, worker: Worker, error: InitializerFailed) -> None:
+        engine, slot = self._engine, worker.slot
+        self._failures[slot] += 1
+        count = self._failures[slot]
+        collector = engine.collector
+        collector.vacate(worker)
+        if self._failures.total() >= self._bound() and not any(
+            w.ready for w in collector.workers.values()
+        ):
+            collector.fail(error)
+        elif collector.failure is None:
+            engine.replace(slot, min(PAUSE_S * 2**count, LONGEST_PAUSE_S))
+
+    def _bound(self) -> int:
+        size = self._engine.size
+        return max(FAILURES, size + min(size, SECOND_TRIES))
+
+    def _what(self, worker: Worker) -> str:
+        if self._engine.initializer and self._state(worker) != sb.STARTING:
+            return f"ran the initializer {self._engine.initializer}"
+        return "started"
+
+    def _state(self, worker: Worker) -> int:
+        return self._engine.board.word(worker.record, sb.W_STATE)
+
+    # Watching (worker-handler) --------------------------------------------------------------------
+
+    def watch(self, worker: Worker) -> None:
+        """Kill a worker that is not ready in time, once it has a process."""
+        limit_s = self._engine.options.start_timeout_s
+        if limit_s is not None:
+            self._engine.handler.call_later(limit_s, lambda: self._look(worker, limit_s))
+
+    def _look(self, worker: Worker, limit_s: float) -> None:
+        # The scoreboard, not the collector's knowledge: this process may have stood still.
+        if not self._is_starting(worker):
+            return
+        number = kernel.stacks_signal()
+        if number is None or not kernel.takes_signal(worker.pid, number):
+            self._kill(worker, limit_s, "It did not come as far as to be asked where it is.")
+            return
+
+        def take(answers: list[Any]) -> None:
+            told = _stack_text(answers)
+            self._engine.handler.mailbox.put(lambda: self._kill(worker, limit_s, told))
+
+        worker.stack_takers.append(take)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(worker.pid, number)
+        silent = "It did not say where it is: it is inside a C call."
+        self._engine.handler.call_later(ANSWER_S, lambda: self._kill(worker, limit_s, silent))
+
+    def _is_starting(self, worker: Worker) -> bool:
+        return (
+            not worker.ending
+            and worker.token in self._engine.handler.workers
+            and self._state(worker) in (sb.STARTING, sb.INITIALIZING)
+        )
+
+    def _kill(self, worker: Worker, limit_s: float, where: str) -> None:
+        if worker.overdue is not None or not self._is_starting(worker):
+            return
+        what = self._what(worker)
+        error = InitializerFailed(
+            f"worker {worker.slot} (pid {worker.pid}) of {self._engine.name} was killed: it {what} "
+            f"for more than {limit_s:g} s (start_timeout). {where}"
+        )
+        error.__cause__ = TimeoutError(f"{what} for more than {limit_s:g} s. {where}")
+        worker.overdue = error
+        self._engine.handler.kill(worker, signal.SIGKILL)
+
+
+def _stack_text(answers: list[Any]) -> str:
+    """Say where the main thread is, as a traceback does, without our own frames."""
+    own = os.path.dirname(os.path.abspath(__file__))
+    for *_, is_main, stack in answers:
+        if is_main:
+            lines = [
+                f'  File "{file}", line {line}, in {function}'
+                for file, line, function in stack
+                if os.path.dirname(file) != own
+            ]
+            return "\n".join(["It hung here:", *lines])
+    return "It did not say where it is."

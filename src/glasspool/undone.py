@@ -1,0 +1,80 @@
+"""What ``Pool.drain`` gives back: the calls that no worker had begun."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from glasspool.engines.local import payload, wire
+
+if TYPE_CHECKING:
+    from glasspool.engines.local.callables import Known
+    from glasspool.ledger import Task
+    from glasspool.snapshot import TaskInfo
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Undone:
+    """A task that the pool took and did not begin before it ended.
+
+    Attributes:
+        info: Which task of which job it is: ``id``, ``function``, ``index`` in its job, ``items``.
+        result: What the call had returned: an ``AsyncResult``, ``MapResult`` or ``IMapIterator``. It
+            ends with ``TaskCancelled``.
+    """
+
+    info: TaskInfo
+    result: Any
+    _kind: int = field(repr=False)
+    _known: Known | None = field(repr=False)
+    _payload: Any = field(repr=False)
+
+    def calls(self) -> list[tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]]:
+        """Return function, arguments and keywords of each call; a chunk of a map has several.
+
+        They are copies, rebuilt from what would have travelled to a worker. To have one done after
+        all: ``other_pool.apply_async(function, args, kwds)``.
+
+        Raises:
+            Exception: Function or arguments cannot be rebuilt.
+        """
+        values = _load(self._payload)
+        if self._kind & wire.INLINE:
+            function, values = values
+        else:
+            function = _load(self._known.body) if self._known is not None else None
+        mode = self._kind & wire.MODE
+        if mode == wire.APPLY:
+            args, kwds = values if self._kind & wire.KEYWORDS else (values, {})
+            return [(function, tuple(args), dict(kwds))]
+        if mode == wire.SINGLE:
+            return [(function, (values,), {})]
+        if mode == wire.STARCHUNK:
+            return [(function, tuple(item), {}) for item in values]
+        return [(function, (item,), {}) for item in values]
+
+
+def undone(task: Task, known: Known | None) -> Undone:
+    """Note a task that is about to be ended without having begun."""
+    from glasspool.snapshot import TaskInfo
+
+    job = task.job
+    info = TaskInfo(
+        id=task.id,
+        job=job.job_id,
+        function=job.function_name(task),
+        state="cancelled",
+        index=task.index,
+        items=task.items,
+        attempts=task.attempts,
+        argument_bytes=task.size,
+    )
+    return Undone(info, job, task.kind, known, task.payload)
+
+
+def _load(body: Any) -> Any:
+    if isinstance(body, payload.Parcel):
+        return payload.load_segment(body.head, os.dup(body.fd))
+    return payload.load(body)
