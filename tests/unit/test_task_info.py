@@ -25,12 +25,12 @@ SECOND = 1_000_000_000
 def engine(**more: Any) -> Any:
     """Return as much of an engine as results ask for."""
     facts: dict[str, Any] = {
-        "collector": SimpleNamespace(workers={}),
+        "collector": SimpleNamespace(workers={}, feeds={}),
         "callables": SimpleNamespace(name=lambda number: f"function{number}"),
         "board": SimpleNamespace(entry=lambda record, seq: None),
         "callers": {},
         "pid": os.getpid(),
-        "nudge": lambda: None,
+        "before_waiting": lambda: None,
         "next_id": lambda: 77,
         "called_back": [],
         "forgotten": [],
@@ -217,6 +217,8 @@ def test_a_callback_comes_before_ready() -> None:
     hook, threading.excepthook = threading.excepthook, reported.append  # type: ignore[assignment]
     try:
         fake.called_back[0].run_callback()
+        assert not result.ready()
+        fake.called_back[0].callback_returned()
     finally:
         threading.excepthook = hook
     assert seen == [(1, False)]

@@ -385,6 +385,7 @@ class LocalEngine:
         )
         self.collector.collapse(error)
         self.handler.collapse()
+        self.collector.collapse(error)  # again: it has been told of the ends of the workers
         self.dispose()
 
     def park(self) -> list[int]:

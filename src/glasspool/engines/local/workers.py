@@ -20,6 +20,7 @@ import socket
 import sys
 import threading
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable
 from multiprocessing import process as mp_process
@@ -631,7 +632,12 @@ class WorkerHandler:
 
 def report_thread_error() -> None:
     """Report the exception that is being handled, as Python does for one that ends a thread."""
-    threading.excepthook(threading.ExceptHookArgs((*sys.exc_info(), threading.current_thread())))
+    report = threading.ExceptHookArgs((*sys.exc_info(), threading.current_thread()))
+    try:
+        threading.excepthook(report)
+    except Exception:  # the user's hook is broken: he should learn of both
+        with contextlib.suppress(Exception):
+            traceback.print_exc()
 
 
 def new_thread(target: Callable[[], None], name: str) -> threading.Thread:
