@@ -7,28 +7,30 @@ The code here runs the user's: the iterable, and pickling. So it runs in the cal
 from __future__ import annotations
 
 import itertools
+import math
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+from glasspool import batching
+from glasspool.batching import AHEAD_BYTES
 from glasspool.engines.local import payload, wire
 from glasspool.engines.local.outcome import RAISED
 from glasspool.engines.local.scarcity import no_thread
 from glasspool.engines.local.workers import new_thread
 from glasspool.errors import TaskExit
-from glasspool.latch import Latch
 from glasspool.ledger import Task
-from glasspool.results import TASK_BYTES, IMapIterator, MapResult
+from glasspool.results import TASK_BYTES, IMapJob, MapResult, Room
 
 if TYPE_CHECKING:
     from glasspool.engines.local.callables import Known
     from glasspool.engines.local.engine import LocalEngine
     from glasspool.options import Policy
 
-AHEAD_BYTES = 64 * 1024 * 1024
-"""About so many bytes of pickled arguments of one job wait for their end at a time."""
+BufferSize: TypeAlias = "int | Literal['auto'] | None"
+"""How many tasks an ``imap`` may be ahead of its reader: so many, as many as is good, or any number."""
 
 GROUP = 64
 """So many tasks are handed in together; the first groups are smaller, to get the workers going."""
@@ -41,16 +43,20 @@ another iterable has given is handed in before it is asked for the next, which m
 class Feed:
     """One job's tasks, made one after the other. Used by one thread at a time."""
 
+    state: str = "running your iterable"
+    """What the thread does that makes the tasks, for views."""
+
     def __init__(
         self,
         engine: LocalEngine,
-        job: MapResult[Any] | IMapIterator[Any],
+        job: MapResult[Any] | IMapJob,
         known: Known,
         mode: int,
         values: Iterator[Any],
         size: int,
         in_groups: bool,
         policy: Policy | None = None,
+        buffersize: BufferSize = None,
     ) -> None:
         self._engine = engine
         self._policy = policy
@@ -66,6 +72,13 @@ class Feed:
         self._group_size = 1
         self._group_limit = GROUP if in_groups else 1
         self._tasks = job._tasks if isinstance(job, MapResult) else None
+        self._buffersize = buffersize
+        # The job, if how far it is drawn depends on its reader.
+        self._read: IMapJob | None = None
+        if isinstance(job, IMapJob) and buffersize is not None:
+            self._read = job
+        # Tasks below this index may be drawn without a look at the reader.
+        self._draw_until: float = 0 if self._read is not None else math.inf
         engine.collector.begin_feed(self, job)
 
     @property
@@ -81,7 +94,7 @@ class Feed:
         """
         try:
             for value in self._chunks():
-                if self._job._aborted:
+                if self._is_ended():
                     break
                 self._make(value)
                 if self._is_far_ahead():
@@ -93,9 +106,14 @@ class Feed:
             self._hand_in()
         return True
 
-    def finish(self) -> int:
-        """Say that no more tasks will come; return how many there were."""
-        self._engine.collector.end_feed(self)
+    def finish(self, raised: bool = False) -> int:
+        """Say that no more tasks will come (and that the caller knows why); return how many came."""
+        collector, job = self._engine.collector, self._job
+        if isinstance(job, MapResult):
+            missing = len(job._tasks) - self._index
+            if missing > 0:
+                collector.mailbox.put(lambda: job.cut_short(missing, raised))
+        collector.end_feed(self)
         return self._index
 
     def run_in_thread(self, at_end: Callable[[Feed, BaseException | None], None]) -> None:
@@ -103,7 +121,7 @@ class Feed:
         thread = new_thread(
             lambda: self._run_thread(at_end, thread), f"{self._engine.name} iterable"
         )
-        self._engine.feeders.add(thread)
+        self._engine.feeders[thread] = self
         self.ident = 0
         # Not here: a signal handler that raises inside Thread.start would leave a broken thread.
         self._engine.collector.mailbox.put(lambda: self._start(thread, at_end))
@@ -114,7 +132,7 @@ class Feed:
         try:
             thread.start()
         except RuntimeError as error:
-            self._engine.feeders.discard(thread)
+            self._engine.feeders.pop(thread, None)
             at_end(self, no_thread(error, "the iterable"))
 
     def _run_thread(
@@ -133,7 +151,7 @@ class Feed:
             error = TaskExit(f"the iterable raised {type(raised).__name__}")
             error.__cause__ = raised
         finally:
-            self._engine.feeders.discard(thread)
+            self._engine.feeders.pop(thread, None)
             at_end(self, error)
 
     def _chunks(self) -> Iterable[Any]:
@@ -182,18 +200,60 @@ class Feed:
         if group:
             self._engine.submit_all(group)
 
+    def _is_ended(self) -> bool:
+        return self._job._aborted or self._engine.collector.stopped
+
     def _is_far_ahead(self) -> bool:
-        return self._bytes - self._job._settled_bytes > AHEAD_BYTES
+        if self._bytes - self._job._settled_bytes > AHEAD_BYTES:
+            return True
+        if self._index < self._draw_until:
+            return False
+        job = self._reader()
+        self._draw_until = math.inf if job is None else job.taken + self._window(job)
+        return self._index >= self._draw_until
+
+    def _reader(self) -> IMapJob | None:
+        """Return the job if its reader bounds it; None if all may be drawn.
+
+        Programs for the standard library's pool close and join it with an ``imap`` unread, or drop
+        the iterator: that runs everything.
+        """
+        job = self._read
+        if job is None or job.is_dropped or self._engine.collector.closing:
+            return None
+        return job
+
+    def _window(self, job: IMapJob) -> int:
+        if isinstance(self._buffersize, int):
+            return self._buffersize
+        pace = self._engine.collector.pace.get(self._known.number)
+        return batching.window(pace, self._engine.size, job.taken, job.task_bytes)
 
     def _wait_for_room(self) -> None:
-        """Wait until less than half of the bound is on its way."""
+        """Wait until some more may be drawn: of the bytes half, of the window a part."""
         job = self._job
-        while self._bytes - job._settled_bytes > AHEAD_BYTES // 2 and not job._aborted:
-            room = Latch()
-            job._room = room
-            if self._bytes - job._settled_bytes > AHEAD_BYTES // 2 and not job._aborted:
-                room.wait()  # woken by the end of any task of the job, or of the job
+        bytes_ahead = AHEAD_BYTES
+        if self._bytes - job._settled_bytes > AHEAD_BYTES:
+            bytes_ahead //= 2
+        while not self._is_ended():
+            # First shown, then looked again: whoever makes room, drops the iterator, or ends or
+            # closes the pool after that look finds it here.
+            job._room = room = self._room_needed(bytes_ahead)
+            if self._is_ended() or job.has_room(self._room_needed(bytes_ahead)):
+                break
+            # Woken by the end of a task, by the reader, or by what ends or drops the job.
+            self.state = "waiting for the reader of your imap" if room.taken else "waiting for room"
+            room.wait()
+            del self.state
         job._room = None
+        stall = self._engine.collector.stall
+        if not stall.watching:
+            stall.begin()  # it rests while all that is left is a reader who does not read
+
+    def _room_needed(self, bytes_ahead: int) -> Room:
+        job = self._reader()
+        taken = 0 if job is None else self._index - batching.refill_at(self._window(job))
+        return Room(self._bytes - bytes_ahead, taken)
 
 
 def feed_here(feed: Feed, sync: bool) -> None:
@@ -201,7 +261,7 @@ def feed_here(feed: Feed, sync: bool) -> None:
     try:
         done = feed.run(may_wait=sync)
     except BaseException:
-        feed.finish()
+        feed.finish(raised=True)
         raise
     if done:
         feed.finish()
@@ -223,7 +283,7 @@ def feed_imap(feed: Feed) -> None:
 
 def _end_of_imap(feed: Feed, error: BaseException | None) -> None:
     job, count = feed._job, feed._index
-    if isinstance(job, IMapIterator):
+    if isinstance(job, IMapJob):
         if error is not None:
             index, raised = count, (RAISED, error)
             feed._engine.collector.mailbox.put(lambda: job.settle_index(index, raised))

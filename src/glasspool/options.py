@@ -52,6 +52,14 @@ class PoolOptions(NamedTuple):
     max_memory_hard: int | None = None
     stall_after_s: float | None = STALL_AFTER_S
 
+    @property
+    def soft_memory(self) -> int | None:
+        """From how much memory on a worker is replaced between two tasks.
+
+        Also above the hard limit alone: the next task is not to be stopped for what the last one left.
+        """
+        return self.max_memory_hard if self.max_memory is None else self.max_memory
+
 
 def pool_options(
     *,

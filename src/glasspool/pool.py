@@ -24,11 +24,18 @@ from glasspool import options, registry
 from glasspool.engines.local import payload, scarcity, wire
 from glasspool.engines.local.engine import LocalEngine, Plan
 from glasspool.errors import EngineUnavailable, GlasspoolError
-from glasspool.feeding import CONTAINERS, Feed, feed_here, feed_imap
+from glasspool.feeding import CONTAINERS, BufferSize, Feed, feed_here, feed_imap
 from glasspool.ledger import Task
 from glasspool.options import Policy, RetryOn
 from glasspool.processors import usable_processors
-from glasspool.results import AsyncResult, IMapIterator, MapResult, foreign, wait_as_caller
+from glasspool.results import (
+    AsyncResult,
+    IMapIterator,
+    IMapJob,
+    MapResult,
+    foreign,
+    wait_as_caller,
+)
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -74,7 +81,9 @@ class Pool(multiprocessing.pool.Pool):
         start_timeout: How long a worker may take to start and to run the initializer, in seconds.
         finalizer: Called without arguments in each worker, once, when it leaves in an orderly way.
         max_memory: A worker whose resident memory is above so many bytes is replaced after its task.
-        max_memory_hard: A worker above so many bytes is stopped, and its task is lost.
+            What it shares with its parent counts: under fork, much of what the parent has.
+        max_memory_hard: A worker above so many bytes while it runs a task is stopped, and the task
+            ends with ``WorkerDied``. It is looked at every 50 ms. Between two tasks it is replaced.
         stall_after: The pool warns, once per stall, when it has work and nothing has moved for so
             many seconds. None: never.
 
@@ -392,14 +401,33 @@ class Pool(multiprocessing.pool.Pool):
         timeout: float | None = None,
         retries: int | None = None,
         retry_on: RetryOn | None = None,
+        buffersize: BufferSize = "auto",
     ) -> IMapIterator[T]:
         """Return an iterator over the values, in the order of the items.
 
         The iterable runs on a thread of the pool (role ``iterable``), ahead of the reader.
         ``timeout`` (of each item), ``retries`` and ``retry_on`` are as for ``map``.
+
+        Args:
+            func: What to call.
+            iterable: Its items, one for each call. It may be endless.
+            chunksize: How many items make a task.
+            timeout: In seconds, of each item.
+            retries: How many more times a task may begin.
+            retry_on: Which exceptions of the task's own are retried, too.
+            buffersize: At most so many tasks (chunks) are drawn ahead of those whose results have
+                been read. ``"auto"``: four for each worker; of tasks shorter than a millisecond
+                more, as the reader goes on reading, up to 4 ms of work or 2,048 tasks. None: as
+                many as there are, as the standard library's pool does. The bound holds while the
+                iterator is referenced and the pool open: after ``close()``, or when the iterator is
+                dropped, the rest runs (an endless iterable: until the pool is terminated).
+
+        Raises:
+            ValueError: The pool is not running, or an argument is out of range.
+            TypeError: An argument has the wrong type.
         """
         policy = self._policy_for(timeout, retries, retry_on)
-        return self._imap(func, iterable, chunksize, policy, ordered=True)
+        return self._imap(func, iterable, chunksize, policy, buffersize, ordered=True)
 
     def imap_unordered(  # type: ignore[override]
         self,
@@ -410,10 +438,11 @@ class Pool(multiprocessing.pool.Pool):
         timeout: float | None = None,
         retries: int | None = None,
         retry_on: RetryOn | None = None,
+        buffersize: BufferSize = "auto",
     ) -> IMapIterator[T]:
-        """Return an iterator over the values, in the order in which they arrive."""
+        """Return an iterator over the values, in the order in which they arrive. Else as ``imap``."""
         policy = self._policy_for(timeout, retries, retry_on)
-        return self._imap(func, iterable, chunksize, policy, ordered=False)
+        return self._imap(func, iterable, chunksize, policy, buffersize, ordered=False)
 
     def _map(
         self,
@@ -456,22 +485,25 @@ class Pool(multiprocessing.pool.Pool):
         iterable: Iterable[Any],
         chunksize: int,
         policy: Policy | None,
+        buffersize: BufferSize,
         ordered: bool,
     ) -> IMapIterator[T]:
         self._check_running()
         chunksize = _checked_chunksize(chunksize)
+        buffersize = _checked_buffersize(buffersize)
         if policy is not None and policy.timeout_s is not None:
             chunksize = 1
         engine = self._engine
         values = iter(iterable)
-        job: IMapIterator[T] = IMapIterator(self, engine, ordered, chunked=chunksize > 1)
+        job = IMapJob(self, engine, ordered)
+        iterator: IMapIterator[T] = IMapIterator(job, engine, chunked=chunksize > 1)
         known = self._know(func, job)
         if known is None:
-            return job
+            return iterator
         mode = wire.SINGLE if chunksize == 1 else wire.CHUNK
         in_groups = type(iterable) in CONTAINERS
-        feed_imap(Feed(engine, job, known, mode, values, chunksize, in_groups, policy))
-        return job
+        feed_imap(Feed(engine, job, known, mode, values, chunksize, in_groups, policy, buffersize))
+        return iterator
 
     def _policy_for(
         self, timeout: float | None, retries: int | None, retry_on: RetryOn | None
@@ -480,9 +512,7 @@ class Pool(multiprocessing.pool.Pool):
         policy = options.policy(self._policy, timeout, retries, retry_on)
         return None if policy.is_default else policy
 
-    def _know(
-        self, func: Callable[..., Any], job: MapResult[Any] | IMapIterator[Any]
-    ) -> Known | None:
+    def _know(self, func: Callable[..., Any], job: MapResult[Any] | IMapJob) -> Known | None:
         """Give the callable of a job its number; None if it cannot travel, and the job has failed."""
         engine = self._engine
         try:
@@ -685,6 +715,9 @@ class Pool(multiprocessing.pool.Pool):
 
         A task is an apply, or a chunk of a map. ``waiting`` and ``sent`` have not ended, ``running``
         of these have begun; ``done``, ``failed``, ``lost``, ``cancelled`` and ``timeout`` have.
+        ``waiting_bytes`` are the pickled arguments of those that wait (``apply_async`` never blocks,
+        so nothing else bounds them). ``over_memory`` counts workers that were replaced or stopped
+        because of ``max_memory`` or ``max_memory_hard``.
         """
         from glasspool.observe import roster
 
@@ -786,4 +819,18 @@ def _checked_chunksize(chunksize: Any) -> int:
         raise TypeError(f"chunksize must be an integer, not {chunksize!r}") from None
     if size < 1:
         raise ValueError(f"Chunksize must be 1+, not {size}")
+    return size
+
+
+def _checked_buffersize(buffersize: Any) -> BufferSize:
+    if buffersize is None or buffersize == "auto":
+        return buffersize  # type: ignore[no-any-return]  # it is one of the two
+    try:
+        size = operator.index(buffersize)
+    except TypeError:
+        raise TypeError(
+            f"buffersize must be an integer, None or 'auto', not {buffersize!r}"
+        ) from None
+    if size < 1:
+        raise ValueError(f"buffersize must be 1 or more, not {size}")
     return size

@@ -7,6 +7,7 @@ user's. A job with a callback is ready when its callback has run, as in the stan
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import threading
@@ -38,6 +39,18 @@ _NOT_PICKLED = (
     "results of a pool cannot be passed between processes or pickled: they are filled in the process "
     "that made the pool. Wait for the value there, and pass that."
 )
+
+
+class Room(Latch):
+    """What a feed waits for: so many bytes of arguments have ended, so many results been taken."""
+
+    __slots__ = ("settled_bytes", "taken")
+
+    def __init__(self, settled_bytes: int, taken: int) -> None:
+        super().__init__()
+        self.settled_bytes: int = settled_bytes
+        self.taken: int = taken
+
 
 Origin = tuple["Worker | None", int, int, int, str]
 """Who ran a task: worker, begun_ns, ended_ns, bytes of the result, how it ended."""
@@ -345,7 +358,7 @@ class MapResult(_Job, Generic[T]):
         self._failure: Outcome | None = None
         self._value: Outcome | None = None
         self._release: int | None = None
-        self._room: Latch | None = None
+        self._room: Room | None = None
         self._settled_bytes = 0
         self._aborted = False
         if not count:
@@ -367,12 +380,21 @@ class MapResult(_Job, Generic[T]):
         self._number_left -= 1
         self._settled_bytes += task.size + TASK_BYTES
         room = self._room
-        if room is not None:
+        if room is not None and self.has_room(room):
             room.set()
-        if self._number_left == 0 and not self._aborted:
-            if self._release is not None:
-                self._engine.forget_callable(self._release)
-            self._complete()
+        if self._number_left == 0:
+            self._let_go()
+            if not self._aborted:
+                self._complete()
+
+    def has_room(self, room: Room) -> bool:
+        """Tell whether the feed has what it waits for (collector, feed)."""
+        return self._settled_bytes >= room.settled_bytes
+
+    def wake_feed(self) -> None:
+        """Have the feed look whether it still has to wait (collector)."""
+        if self._room is not None:
+            self._room.set()
 
     def abort(self, error: BaseException) -> None:
         """End the job: the rest of its tasks will not come (collector)."""
@@ -383,8 +405,35 @@ class MapResult(_Job, Generic[T]):
             self._failure = (RAISED, error)
         if not self._is_set:
             self._complete()
-        if self._room is not None:
-            self._room.set()
+        self.wake_feed()
+
+    @property
+    def waits_for_reader(self) -> bool:
+        """Never: a map is drawn whoever reads."""
+        return False
+
+    def cut_short(self, missing: int, raised: bool) -> None:
+        """Take note that so many tasks will never come (collector).
+
+        Args:
+            missing: How many.
+            raised: The call raised, so nobody has this result.
+        """
+        if not (raised or self._aborted):
+            self.abort(
+                GlasspoolError(
+                    f"the iterable of {self.label()} gave fewer items than its len() told."
+                )
+            )
+        self._aborted = True
+        self._number_left -= missing
+        if self._number_left == 0:
+            self._let_go()
+
+    def _let_go(self) -> None:
+        number, self._release = self._release, None
+        if number is not None:
+            self._engine.forget_callable(number)
 
     def _outcome_now(self) -> Outcome:
         if self._value is None:
@@ -427,48 +476,57 @@ class MapResult(_Job, Generic[T]):
         )
 
 
-class IMapIterator(Generic[T]):
-    """The result of ``imap`` and ``imap_unordered``: an iterator over the values."""
+class IMapJob:
+    """What is behind an ``IMapIterator``: the job as the collector, its feed and its reader see it.
+
+    The pool's own structures (the feed, the tasks) hold the job and never the iterator, so the
+    iterator goes as soon as the user lets it go. Then nobody can read the rest: it runs all the
+    same, as in the standard library, and what becomes of it is thrown away.
+
+    The collector writes all counters; the reader only takes from ``_arrived``. What has been taken
+    is what was pushed and is no longer there, so no counter has two writers.
+    """
 
     __slots__ = (
-        "__weakref__",
         "_aborted",
         "_arrived",
-        "_buffer",
-        "_chunked",
         "_early",
         "_engine",
         "_id",
+        "_is_dropped",
         "_latches",
         "_length",
+        "_made",
         "_next_index",
         "_ordered",
         "_pool",
         "_pushed",
         "_release",
+        "_result_bytes",
         "_room",
         "_settled",
         "_settled_bytes",
     )
 
-    def __init__(self, pool: Pool, engine: LocalEngine, ordered: bool, chunked: bool) -> None:
+    def __init__(self, pool: Pool, engine: LocalEngine, ordered: bool) -> None:
         self._pool: Pool | None = pool
         self._engine = engine
         self._id = engine.next_id()
         self._ordered = ordered
-        self._chunked = chunked
         self._arrived: deque[Outcome] = deque()
         self._early: dict[int, Outcome] = {}
-        self._buffer: deque[Any] = deque()
         self._latches: list[Latch] = []
         self._next_index = 0
         self._pushed = 0
         self._settled = 0
         self._settled_bytes = 0
+        self._result_bytes = 0
         self._aborted = False
-        self._length: int | None = None
+        self._is_dropped = False
+        self._length: int | None = None  # how many outcomes the reader is to have
+        self._made: int | None = None  # how many tasks there are, when all have been made
         self._release: int | None = None
-        self._room: Latch | None = None
+        self._room: Room | None = None
 
     @property
     def job_id(self) -> int:
@@ -479,6 +537,36 @@ class IMapIterator(Generic[T]):
         """Return the name of what a task calls."""
         return self._engine.callables.name(task.call)
 
+    def label(self) -> str:
+        """Return a word for the job, for views."""
+        return f"job {self._id}"
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether all tasks have ended, or the job was aborted."""
+        return self._pool is None
+
+    @property
+    def taken(self) -> int:
+        """How many tasks' results the reader has taken (or nobody wants any more)."""
+        return self._pushed - len(self._arrived)
+
+    @property
+    def waits_for_reader(self) -> bool:
+        """Whether the rest is drawn only when the reader has taken more: nobody works on it now."""
+        room = self._room
+        return room is not None and self.taken < room.taken
+
+    @property
+    def task_bytes(self) -> float:
+        """How large the arguments and the result of a task are, on average."""
+        return (self._settled_bytes + self._result_bytes) / (self._settled or 1)
+
+    @property
+    def is_dropped(self) -> bool:
+        """Whether the iterator is gone, so that nobody can read."""
+        return self._is_dropped
+
     # The collector's ------------------------------------------------------------------------------
 
     def settle(
@@ -486,48 +574,62 @@ class IMapIterator(Generic[T]):
     ) -> None:
         """Take the end of one task (collector)."""
         self._settled_bytes += task.size + TASK_BYTES
+        if kind <= wire.OK_SEGMENT:
+            self._result_bytes += len(body)
         self.settle_index(task.index, (kind, body))
 
     def settle_index(self, index: int, outcome: Outcome) -> None:
         """Take what became of one place in the row (collector)."""
         self._settled += 1
-        if not self._ordered:
+        if self._aborted:
+            pass  # the reader has had his last word
+        elif self._is_dropped:
+            self._pushed += 1
+        elif not self._ordered:
             self._push(outcome)
         else:
             self._early[index] = outcome
             while self._next_index in self._early:
                 self._push(self._early.pop(self._next_index))
                 self._next_index += 1
-        room = self._room
-        if room is not None:
-            room.set()
+        self.make_room()
         self._end_if_complete()
         self._wake()
 
     def _push(self, outcome: Outcome) -> None:
-        self._pushed += 1
+        # In this order: a reader who finds the row empty and everything pushed has seen the end.
         self._arrived.append(outcome)
+        self._pushed += 1
 
     def set_length(self, length: int) -> None:
         """Say how many tasks there are in all (collector)."""
-        self._length = length
+        self._made = length
+        if not self._aborted:
+            self._length = length
         self._end_if_complete()
         self._wake()
 
     def abort(self, error: BaseException) -> None:
-        """End the job: the rest of its tasks will not come (collector)."""
-        self._aborted = True
-        if self._length is None or self._pushed < self._length:
-            self._arrived.append((RAISED, error))
-            self._pushed += 1
+        """End the job: the rest of its tasks will not come to the reader (collector)."""
+        if not self._aborted and (self._length is None or self._pushed < self._length):
+            self._push((RAISED, error))
             self._length = self._pushed
             self._pool = None
-        if self._room is not None:
-            self._room.set()
+            self._early.clear()
+        self._aborted = True
+        self.wake_feed()
         self._wake()
 
+    def drop(self) -> None:
+        """Forget what nobody will read, and let the rest run: the iterator is gone (an item)."""
+        self._is_dropped = True
+        self._pushed += len(self._early)
+        self._arrived.clear()
+        self._early.clear()
+        self.wake_feed()
+
     def _end_if_complete(self) -> None:
-        if self._length is not None and self._settled >= self._length:
+        if self._made is not None and self._settled >= self._made:
             self._pool = None
             if self._release is not None:
                 self._engine.forget_callable(self._release)
@@ -538,7 +640,84 @@ class IMapIterator(Generic[T]):
         for latch in latches:
             latch.set()
 
-    # The user's -----------------------------------------------------------------------------------
+    # The feed's -----------------------------------------------------------------------------------
+
+    def has_room(self, room: Room) -> bool:
+        """Tell whether the feed has what it waits for."""
+        return self._settled_bytes >= room.settled_bytes and self.taken >= room.taken
+
+    def make_room(self) -> None:
+        """Wake the feed if it has what it waits for (collector, reader).
+
+        Each of them calls this after its own step, so the later of the two sees both.
+        """
+        room = self._room
+        if room is not None and self.has_room(room):
+            room.set()
+
+    def wake_feed(self) -> None:
+        """Have the feed look whether it still has to wait (collector)."""
+        if self._room is not None:
+            self._room.set()
+
+    # The reader's ---------------------------------------------------------------------------------
+
+    def take(self) -> Outcome:
+        """Take the next outcome; IndexError if there is none now."""
+        outcome = self._arrived.popleft()
+        if self._room is not None:
+            self.make_room()
+        return outcome
+
+    def wait_for_more(self, deadline: float | None) -> None:
+        """Wait until there may be more to take.
+
+        Raises:
+            StopIteration: There will be no more.
+            multiprocessing.TimeoutError: The deadline has passed.
+        """
+        latch = Latch()
+        # First listed, then looked: whoever pushes after the look finds the latch.
+        self._latches.append(latch)
+        if self._arrived:
+            return
+        if self._length is not None and self._pushed >= self._length:
+            raise StopIteration
+        self._check_not_fed_here()
+        self.make_room()  # a signal handler may have raised between our last take and its word
+        left = None if deadline is None else deadline - time.monotonic()
+        if not wait_as_caller(self._engine, latch, left, "waiting in next()"):
+            with contextlib.suppress(ValueError):  # it was woken at this moment
+                self._latches.remove(latch)
+            raise multiprocessing.TimeoutError
+
+    def _check_not_fed_here(self) -> None:
+        """Refuse to wait, in the iterable itself, for a value that it has yet to yield."""
+        ident = threading.get_ident()
+        for reference, job in list(self._engine.collector.feeds.items()):
+            feed = reference()
+            if job is self and feed is not None and feed.ident == ident:
+                if feed.made <= self._settled:
+                    raise GlasspoolError(
+                        "the iterable of imap() waits for a value that it has yet to yield."
+                    )
+                return
+
+
+class IMapIterator(Generic[T]):
+    """The result of ``imap`` and ``imap_unordered``: an iterator over the values.
+
+    Any thread may call ``next``. While the iterator is referenced and the pool is open, the pool
+    draws no further ahead of the reader than its ``buffersize`` says.
+    """
+
+    __slots__ = ("__weakref__", "_buffer", "_chunked", "_engine", "_job")
+
+    def __init__(self, job: IMapJob, engine: LocalEngine, chunked: bool) -> None:
+        self._job = job
+        self._engine = engine
+        self._chunked = chunked
+        self._buffer: deque[Any] = deque()
 
     def cancel(self) -> bool:
         """End the call: what waits never begins, what runs is interrupted. Does not wait.
@@ -546,16 +725,13 @@ class IMapIterator(Generic[T]):
         Values that have arrived can still be read; then ``TaskCancelled`` is raised. Returns False if
         all tasks had ended before.
         """
-        if self._pool is None:
+        job = self._job
+        if job.has_ended:
             return False
         _check_process(self._engine)
         collector = self._engine.collector
-        collector.mailbox.put(lambda: collector.cancel_job(self))
+        collector.mailbox.put(lambda: collector.cancel_job(job))
         return True
-
-    def label(self) -> str:
-        """Return a word for the job, for views."""
-        return f"job {self._id}"
 
     def __reduce__(self) -> Any:
         raise TypeError(_NOT_PICKLED)
@@ -573,12 +749,13 @@ class IMapIterator(Generic[T]):
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
+            if self._chunked:
+                try:
+                    return cast(T, self._buffer.popleft())
+                except IndexError:
+                    pass
             try:
-                return cast(T, self._buffer.popleft())
-            except IndexError:
-                pass
-            try:
-                outcome = self._arrived.popleft()
+                outcome = self._job.take()
             except IndexError:
                 self._wait_for_more(deadline)
                 continue
@@ -596,29 +773,17 @@ class IMapIterator(Generic[T]):
         return self.next()
 
     def _wait_for_more(self, deadline: float | None) -> None:
-        latch = Latch()
-        # First listed, then looked: whoever pushes after the look finds the latch.
-        self._latches.append(latch)
-        if self._arrived or self._buffer:
-            return
-        if self._length is not None and self._pushed >= self._length:
-            raise StopIteration
-        self._check_not_fed_here()
-        left = None if deadline is None else deadline - time.monotonic()
-        if not wait_as_caller(self._engine, latch, left, "waiting in next()"):
-            raise multiprocessing.TimeoutError
+        try:
+            self._job.wait_for_more(deadline)
+        except StopIteration:
+            if not self._buffer:  # else another reader has just unpacked a chunk
+                raise
 
-    def _check_not_fed_here(self) -> None:
-        """Refuse to wait, in the iterable itself, for a value that it has yet to yield."""
-        ident = threading.get_ident()
-        for reference, job in list(self._engine.collector.feeds.items()):
-            feed = reference()
-            if job is self and feed is not None and feed.ident == ident:
-                if feed.made <= self._settled:
-                    raise GlasspoolError(
-                        "the iterable of imap() waits for a value that it has yet to yield."
-                    )
-                return
+    def __del__(self) -> None:
+        # Any thread, any moment: no lock, no wait. Without a job the constructor was cut short.
+        job = getattr(self, "_job", None)
+        if job is not None:
+            self._engine.collector.mailbox.put(job.drop)
 
 
 def _origin(kind: int, body: Any, worker: Worker | None, begun: int, ended: int) -> Origin:

@@ -142,7 +142,7 @@ class ProcessInfo:
     ``role`` is ``parent``, ``worker``, ``template``, ``fork-server``, ``resource-tracker``,
     ``nanny`` or ``manager``. ``state`` of a worker is ``starting``, ``initializing``, ``idle``,
     ``busy``, ``leaving`` or ``dead``. ``tasks_done`` and ``busy_s`` count finished tasks of this
-    process and the time spent in them.
+    process and the time spent in them. ``reason`` says why the pool itself replaced or ended it.
     """
 
     pid: int
@@ -159,6 +159,7 @@ class ProcessInfo:
     cpu_s: float | None = None
     rss_bytes: int | None = None
     initializer: InitializerInfo | None = None
+    reason: str | None = None
     evidence: Evidence = Evidence("os")
 
 

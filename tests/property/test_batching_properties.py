@@ -76,3 +76,30 @@ def test_nothing_is_not_worth_taking_back(pace: float | None, unbegun: int) -> N
     assert not (worth and unbegun == 0)
     if unbegun and (pace is None or pace >= batching.STEAL_NS):
         assert worth
+
+
+@given(
+    pace=paces,
+    workers=st.integers(1, 300),
+    taken=st.integers(0, 10**9),
+    task_bytes=st.floats(0, 1e12),
+)
+@example(pace=5e-324, workers=1, taken=10**9, task_bytes=0.0)
+def test_the_window_is_bounded_and_never_shut(
+    pace: float | None, workers: int, taken: int, task_bytes: float
+) -> None:
+    """Each worker has its few tasks ahead of the reader; more only of short and small ones."""
+    least = batching.AHEAD_TASKS * workers
+    window = batching.window(pace, workers, taken, task_bytes)
+    assert least <= window <= max(least, batching.MOST_AHEAD)
+    assert window <= least + taken
+    if pace is None or pace >= 1_000_000:
+        assert window == least
+    assert window == least or window * task_bytes <= batching.AHEAD_BYTES
+    assert 0 <= batching.refill_at(window) < window
+
+
+@given(window=st.integers(1, 1_000_000))
+def test_a_reader_who_reads_on_always_wakes_the_feed(window: int) -> None:
+    """A full window is refilled at the latest when all of it has been taken."""
+    assert 0 <= batching.refill_at(window) < window

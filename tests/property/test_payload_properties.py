@@ -149,3 +149,18 @@ def test_pickling_may_pickle() -> None:
     """A value whose own code pickles, in the same thread, disturbs neither pickle."""
     value = ["a", PicklesInside(), "a"]
     assert load(payload.dump(value)) == ["a", {"inner": [1, 2, 3]}, "a"]
+
+
+def test_a_process_that_has_many_segments_opens_no_more(monkeypatch):
+    """A parcel then waits in plain memory, unchanged by what happens to its source; a copy arrives."""
+    monkeypatch.setattr(payload, "most_open", lambda: 0)
+    array = np.arange(20_000)
+    parcel = payload.dump(array)
+    assert isinstance(parcel, payload.Parcel)
+    assert parcel._fd == -1
+    array[:] = 0
+    first, second = load(parcel), load(parcel)
+    assert (first == np.arange(20_000)).all()
+    first[0] = 5
+    assert second[0] == 0
+    assert parcel._parts == []

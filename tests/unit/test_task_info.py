@@ -15,7 +15,7 @@ from glasspool.engines.local import payload, wire
 from glasspool.engines.local.outcome import RAISED
 from glasspool.errors import TaskCancelled, TaskTimeout, WorkerDied
 from glasspool.ledger import Held, Task
-from glasspool.results import AsyncResult, IMapIterator, MapResult, job_info, task_info
+from glasspool.results import AsyncResult, IMapIterator, IMapJob, MapResult, job_info, task_info
 from glasspool.snapshot import DeathCertificate, TaskInfo
 
 NOW = time.monotonic_ns()
@@ -24,8 +24,10 @@ SECOND = 1_000_000_000
 
 def engine(**more: Any) -> Any:
     """Return as much of an engine as results ask for."""
+    put: list[Any] = []
+    mailbox = SimpleNamespace(put=put.append, items=put)
     facts: dict[str, Any] = {
-        "collector": SimpleNamespace(workers={}, feeds={}),
+        "collector": SimpleNamespace(workers={}, feeds={}, mailbox=mailbox),
         "callables": SimpleNamespace(name=lambda number: f"function{number}"),
         "board": SimpleNamespace(entry=lambda record, seq: None),
         "callers": {},
@@ -256,53 +258,81 @@ def test_an_aborted_map_wakes_its_waiter() -> None:
         job.get(0)
 
 
+def an_imap(is_ordered: bool, chunked: bool) -> tuple[IMapJob, IMapIterator[int]]:
+    """Make the job of an ``imap`` and the iterator of its reader."""
+    fake = engine()
+    job = IMapJob(SimpleNamespace(), fake, is_ordered)  # type: ignore[arg-type]
+    return job, IMapIterator(job, fake, chunked)
+
+
 @pytest.mark.parametrize("is_ordered", [True, False])
 def test_an_iterator_gives_each_value_once(is_ordered: bool) -> None:
     """Ordered: in the order of the items. Unordered: in the order of arrival. Then it ends."""
-    job: IMapIterator[int] = IMapIterator(SimpleNamespace(), engine(), is_ordered, False)  # type: ignore[arg-type]
+    job, values = an_imap(is_ordered, False)
     for index in (2, 0, 1):
         settled(job, a_task(job, index), index)
     job.set_length(3)
-    assert list(job) == ([0, 1, 2] if is_ordered else [2, 0, 1])
+    assert job.taken == 0
+    assert list(values) == ([0, 1, 2] if is_ordered else [2, 0, 1])
+    assert job.taken == 3
     with pytest.raises(StopIteration):
-        job.next(0)
+        values.next(0)
     assert job._pool is None
 
 
 def test_an_iterator_waits_no_longer_than_told() -> None:
     """What has not come by then can still be had later, and does not get lost."""
-    job: IMapIterator[int] = IMapIterator(SimpleNamespace(), engine(), True, True)  # type: ignore[arg-type]
-    with pytest.raises(multiprocessing.TimeoutError):
-        job.next(0.01)
+    job, values = an_imap(True, True)
+    for _ in range(3):
+        with pytest.raises(multiprocessing.TimeoutError):
+            values.next(0.01)
+    assert not job._latches
     settled(job, a_task(job, 0), [1, 2])
-    assert [job.next(0), job.next(0)] == [1, 2]
+    assert [values.next(0), values.next(0)] == [1, 2]
     with pytest.raises(multiprocessing.TimeoutError):
-        job.next(0)
+        values.next(0)
     job.set_length(1)
     with pytest.raises(StopIteration):
-        job.next(0)
+        values.next(0)
 
 
 def test_an_iterator_goes_on_after_an_error() -> None:
     """A failed item raises in its turn, and the next one follows."""
-    job: IMapIterator[int] = IMapIterator(SimpleNamespace(), engine(), True, False)  # type: ignore[arg-type]
+    job, values = an_imap(True, False)
     settled(job, a_task(job, 0), 0)
     job.settle_index(1, (RAISED, KeyError("one")))
     settled(job, a_task(job, 2), 2)
     job.set_length(3)
-    assert job.next() == 0
+    assert values.next() == 0
     with pytest.raises(KeyError):
-        job.next()
-    assert job.next() == 2
+        values.next()
+    assert values.next() == 2
 
 
 def test_an_aborted_iterator_raises_once_and_ends() -> None:
     """After the error of the abort there is nothing more to wait for."""
-    job: IMapIterator[int] = IMapIterator(SimpleNamespace(), engine(), True, False)  # type: ignore[arg-type]
+    job, values = an_imap(True, False)
     settled(job, a_task(job, 0), 0)
     job.abort(TaskCancelled("the end"))
-    assert job.next() == 0
+    assert values.next() == 0
     with pytest.raises(TaskCancelled):
-        job.next(0)
+        values.next(0)
     with pytest.raises(StopIteration):
-        job.next(0)
+        values.next(0)
+
+
+@pytest.mark.parametrize("is_ordered", [True, False])
+def test_a_dropped_iterator_leaves_nothing_behind(is_ordered: bool) -> None:
+    """What nobody will read is forgotten; it counts as taken, so that the rest is drawn."""
+    job, values = an_imap(is_ordered, False)
+    mailbox = values._engine.collector.mailbox
+    settled(job, a_task(job, 2), 2)
+    settled(job, a_task(job, 0), 0)
+    del values
+    mailbox.items.pop()()
+    assert job.is_dropped
+    settled(job, a_task(job, 1), 1)
+    job.settle_index(3, (RAISED, KeyError("nobody sees this")))
+    assert (len(job._arrived), len(job._early), job.taken) == (0, 0, 4)
+    job.set_length(4)
+    assert job._pool is None

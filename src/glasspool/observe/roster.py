@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from glasspool.engines.local import arguments, kernel
 from glasspool.engines.local import scoreboard as sb
 from glasspool.latch import Latch
+from glasspool.ledger import WAITING
 from glasspool.observe import outside, pyspy, stock, threads
 from glasspool.observe.threads import Verdict
 from glasspool.results import task_info
@@ -122,6 +123,7 @@ def stats(engine: LocalEngine) -> dict[str, int]:
         for item in list(engine.collector.mailbox.items)
         if isinstance(item, list) or not callable(item)
     )
+    waiting_bytes = sum(task.size for task in list(ledger.waiting) if task.state == WAITING)
     sent = ledger.sent
     return {
         "submitted": ledger.submitted + unseen + lender.done + lender.failed + len(direct),
@@ -136,6 +138,8 @@ def stats(engine: LocalEngine) -> dict[str, int]:
         "busy": len(busy),
         "deaths": len(engine.deaths),
         "replaced": len(engine.graves),
+        "over_memory": engine.over_memory,
+        "waiting_bytes": waiting_bytes,
     }
 
 
@@ -243,6 +247,7 @@ def _grave(engine: LocalEngine, grave: Any) -> ProcessInfo:
         exitcode=grave.exitcode,
         tasks_done=grave.tasks_done,
         busy_s=grave.busy_s,
+        reason=grave.reason,
         evidence=Evidence("scoreboard"),
     )
 

@@ -95,6 +95,8 @@ class Callables:
         self._by_number.pop(number, None)
 
     def _add(self, function: Any, flags: int, body: bytes | payload.Parcel) -> Known:
+        if isinstance(body, payload.Parcel):
+            body.open()  # now, as any thread may send it later
         known = Known(next(self._numbers), payload.callable_name(function), flags, body)
         self._by_number[known.number] = known
         self._name_call(known.number, known.name)

@@ -71,6 +71,22 @@ def _send_with(end: socket.socket, message: bytes | memoryview, fd: int, flags: 
     end.sendmsg([message], [rights], flags)
 
 
+def wait_until_read(end: socket.socket) -> None:
+    """Wait until the reader has taken (nearly) all that was sent, or is gone.
+
+    The kernel says "writable" when a quarter of the buffer is in use at most. A buffer of the least
+    size makes that quarter about one message.
+    """
+    size = end.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
+    end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
+    try:
+        poll = select.poll()
+        poll.register(end, select.POLLOUT)
+        poll.poll()  # woken by the reader, or by its end
+    finally:
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, size // 2)  # the kernel doubles it
+
+
 _MARK = b"\xff\xff"  # no message begins like that
 
 

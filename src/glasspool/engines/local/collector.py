@@ -10,6 +10,7 @@ pickled by the thread that submits and rebuilt by the thread that asks.
 from __future__ import annotations
 
 import contextlib
+import errno
 import marshal
 import select
 import socket
@@ -24,8 +25,9 @@ from glasspool.engines.local import scoreboard as sb
 from glasspool.engines.local.direct import Lender
 from glasspool.engines.local.interrupts import Interrupts
 from glasspool.engines.local.mailbox import Mailbox
+from glasspool.engines.local.memory import excess
 from glasspool.engines.local.outcome import RAISED, arrived, raised_classes
-from glasspool.engines.local.payload import Parcel
+from glasspool.engines.local.payload import Parcel, most_open
 from glasspool.engines.local.slots import Change, Slots
 from glasspool.engines.local.timers import Timers
 from glasspool.engines.local.worker import class_name
@@ -43,11 +45,13 @@ DRAIN = 2048
 BATCH_BYTES = 96 * 1024
 ALONE_BYTES = 16 * 1024
 FORGET_AT_ONCE = 500
+SEGMENTS_HELD = 16
 LOOK_AFTER_NS = 1_000_000
 LOOK_EVERY_S = 0.002
 LINE = 3
 """So many workers of a slot may there be: one in charge, the next, and the one after that."""
 
+_NO_DESCRIPTORS = (errno.EMFILE, errno.ENFILE)
 _HOW = {wire.OK: DONE, wire.OK_SEGMENT: DONE}
 
 
@@ -68,7 +72,7 @@ class Collector:
         self._poll.register(self.mailbox.fd, select.EPOLLIN)
         self._receiver = channel.Receiver()
         self._fence = threading.Lock()
-        self.lender: Lender = Lender(self, self._poll, lends=engine.maxtasksperchild is None)
+        self.lender: Lender = Lender(self, self._poll, lends=_may_lend(engine))
         # Workers that hold something but have room, in order.
         self._hungry: dict[Worker, None] = {}
         # All and perhaps more than the workers that hold more than one task: those to look after.
@@ -164,6 +168,8 @@ class Collector:
         if type(item) is list:
             for task in item:
                 self._submit(task)
+            if item[0].job._aborted:
+                self._cancel_late(item)
         elif type(item) is weakref.ref:
             if self.feeds.pop(item, None) is None:
                 self._lease_died(item)
@@ -222,6 +228,11 @@ class Collector:
             self.settle_here(task, TaskCancelled("the pool was terminated"), CANCELLED)
         elif self.failure is not None:
             self.settle_here(task, self.failure, FAILED)
+
+    def _cancel_late(self, tasks: list[Task]) -> None:
+        """End tasks that their feed made while the job was being cancelled."""
+        for task in tasks:
+            self.settle_here(task, TaskCancelled(f"{task.job.label()} was cancelled."), CANCELLED)
 
     def _attend(self, fd: int, event: int) -> None:
         worker = self.workers.get(fd)
@@ -305,6 +316,15 @@ class Collector:
             if task is None:
                 break
             body = task.payload
+            if isinstance(body, Parcel):
+                if sent or len(held) >= self._most_segments():
+                    break
+                error = self._open(body)
+                if error is not None:
+                    if error.errno in _NO_DESCRIPTORS and self.ledger.sent:
+                        break  # the end of any task gives some back, and brings us here again
+                    self.settle_here(task, error, FAILED)
+                    continue
             if task.call and task.call not in worker.known:
                 definition, segment = self.define(task.call)
                 if segment is not None or len(definition) > ALONE_BYTES:
@@ -316,8 +336,6 @@ class Collector:
                 size += len(definition)
                 worker.known.add(task.call)
             if isinstance(body, Parcel):
-                if sent:
-                    break
                 fd, body = body.fd, body.head
             size += len(body) + wire.REQUEST.size
             if sent and size > BATCH_BYTES:
@@ -350,10 +368,25 @@ class Collector:
             self._retire(worker)
         if worker.quota != 0 and pace is not None and batching.room(pace, len(held)) > 0:
             self._hungry[worker] = None
-        self._arm_look(held)
-
         if len(held) > 1:
             self._ahead[worker] = None
+        self._arm_look(held)
+        watch = self._engine.handler.hard_watch
+        if watch is not None and not watch.is_on:
+            watch.is_on = True
+            self._engine.handler.mailbox.put(watch.begin)
+
+    def _open(self, parcel: Parcel) -> OSError | None:
+        """Have a parcel in a segment; return what keeps it out."""
+        try:
+            parcel.open()
+        except OSError as error:
+            return error
+        return None
+
+    def _most_segments(self) -> int:
+        """Return how many tasks a worker may hold with another one in a segment: each keeps it open."""
+        return max(2, min(SEGMENTS_HELD, most_open() // max(1, len(self.workers))))
 
     def _arm_look(self, held: Held) -> None:
         if self._look_at is None and len(held) > 1:
@@ -378,8 +411,12 @@ class Collector:
         try:
             if channel.try_send(worker.end, message, fd):
                 return True
-        except OSError:
-            worker.ready = False  # it is dying; its death will be told
+        except OSError as error:
+            if error.errno == errno.ETOOMANYREFS:
+                # This user has too many descriptors on their way, perhaps in other programs.
+                self._look_at = self._look_at or time.monotonic() + LOOK_EVERY_S
+            else:
+                worker.ready = False  # it is dying; its death will be told
             return False
         worker.choked = True
         self._poll.modify(worker.fd, select.EPOLLIN | select.EPOLLOUT)
@@ -447,6 +484,11 @@ class Collector:
             self._engine.coroner.cut_off(worker)
             self._engine.stop_worker(worker, hard=True)
 
+    def give_up(self, worker: Worker) -> None:
+        """End a worker to which a task could not be sent; others run it (an item)."""
+        if not worker.dead:
+            self._cut_off(worker)
+
     def _take(
         self, worker: Worker, message: bytes, fds: list[int], by_message: bool = True
     ) -> None:
@@ -484,7 +526,7 @@ class Collector:
             task.job.settle(task, kind, body, worker, begun, ended)
         if worker.interrupt is not None and worker.answered > worker.interrupt.seq:
             self._interrupts.answered(worker)
-        if settled:
+        if settled and (not call or self._engine.callables.find(call) is not None):
             measured = (last_ns - first_ns) / settled
             self.pace[call] = batching.new_pace(self.pace.get(call), measured)
 
@@ -559,6 +601,9 @@ class Collector:
                     self.settle_here(left, TaskCancelled("the call was interrupted"), CANCELLED)
         elif kind == wire.INTERRUPTED:
             self._interrupts.told(worker, begun, body)
+        elif kind == wire.LARGE:
+            # Not here: this may be a caller's thread.
+            self.mailbox.put(lambda: self.recycle(worker, begun))
         elif kind == wire.STACKS:
             told = marshal.loads(body)
             worker.told_stacks = (time.monotonic_ns(), told)
@@ -828,6 +873,22 @@ class Collector:
             self._take(worker, message, fds)
         self._take(worker, self._engine.boxes.read(worker.record), [], by_message=False)
 
+    def recycle(self, worker: Worker, used: int) -> None:
+        """Replace a worker that is above ``max_memory``; others run what it has not begun (an item)."""
+        limit = self._engine.options.soft_memory
+        held = worker.held
+        if worker.stopping or worker.dead or worker.recycled_for or held is None or limit is None:
+            return
+        option = "max_memory_hard" if self._engine.options.max_memory is None else "max_memory"
+        worker.recycled_for = excess(used, option, limit)
+        self._engine.over_memory += 1
+        self.lender.take(worker)
+        self._hungry.pop(worker, None)
+        self._take_back(worker, held)
+        worker.quota = 0  # it gets nothing more, and leaves when it is done and its heir is warm
+        self._retire(worker)
+        self._move_on(worker)
+
     def _stop(self, worker: Worker, hard: bool) -> None:
         worker.stopping = True
         self.vacate(worker)
@@ -994,6 +1055,8 @@ class Collector:
     def close(self) -> None:
         """Stop the workers once there is nothing left to do (an item)."""
         self.closing = True
+        for job in list(self.feeds.values()):
+            job.wake_feed()  # no reader bounds it any more
 
     def drain(self) -> None:
         """Begin no more tasks, and stop the workers once those that run have ended (an item)."""
@@ -1065,3 +1128,8 @@ class Collector:
 
 
 _DRAINED = "the pool was drained before the task began"
+
+
+def _may_lend(engine: LocalEngine) -> bool:
+    """Tell whether callers may have workers: not where the collector has to see each task."""
+    return engine.maxtasksperchild is None and engine.options.soft_memory is None

@@ -22,6 +22,7 @@ What can go wrong, and who settles it:
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import itertools
 import select
@@ -91,6 +92,11 @@ class Lender:
             return False  # the collector watches the time, and looks at errors
         if not self.idle or not self._lends or collector.ledger.waiting or collector.mailbox.items:
             return False
+        if isinstance(task.payload, Parcel):
+            try:
+                task.payload.open()
+            except OSError:  # no room for it now: the collector knows what to do
+                return False
         lease = Lease()
         # The dict has the only reference to the weak reference: taken out, it tells nobody any more.
         self.leases[weakref.ref(lease, collector.mailbox.items.append)] = lease.box
@@ -112,9 +118,11 @@ class Lender:
             reply = self._converse(worker, task, lease)
         except _HandedBack:
             return False
-        except (OSError, ValueError):  # gone, stopped, or handed back, or the pool has ended:
+        except (OSError, ValueError) as error:  # gone, stopped, handed back, or the pool has ended:
             # the collector finds out what becomes of the task
             collector.mailbox.put(lambda: collector.adopt(worker, task))
+            if isinstance(error, OSError) and error.errno == errno.ETOOMANYREFS:
+                collector.mailbox.put(lambda: collector.give_up(worker))  # it waits for nothing now
             lease.box.clear()
             self._end(lease)
             return True

@@ -50,6 +50,7 @@ from glasspool.ledger import Task
 from glasspool.options import PoolOptions
 
 if TYPE_CHECKING:
+    from glasspool.feeding import Feed
     from glasspool.snapshot import DeathCertificate
 
 START_LIMIT_S = 60.0
@@ -99,6 +100,7 @@ class Grave(NamedTuple):
     tasks_done: int
     busy_s: float
     on_purpose: bool
+    reason: str | None = None
 
 
 class LocalEngine:
@@ -176,7 +178,8 @@ class LocalEngine:
         self.called_back_at = 0.0
         self.owed: dict[Any, None] = {}  # the jobs whose callbacks have not returned, oldest first
         self._callbacks_ended = False
-        self.feeders: set[threading.Thread] = set()
+        self.feeders: dict[threading.Thread, Feed] = {}
+        self.over_memory = 0  # workers that were replaced or stopped because of their memory
         self.starts: Starts = Starts(self)
         self._changes: set[Change] = set()
         self._started = 0
@@ -432,8 +435,8 @@ class LocalEngine:
         rescuer = self.rescuer
         if rescuer is not None:
             found[rescuer] = (("worker-handler",), "forking a new template")
-        for thread in list(self.feeders):
-            found[thread] = (("iterable",), "running your iterable")
+        for thread, feed in list(self.feeders.items()):
+            found[thread] = (("iterable",), feed.state)
         return found
 
     # Tasks ----------------------------------------------------------------------------------------
@@ -468,7 +471,7 @@ class LocalEngine:
         collector = self.collector
         return bool(
             collector.ledger.open
-            or collector.feeds
+            or any(not job.waits_for_reader for job in list(collector.feeds.values()))
             or collector.lender.leases
             or self.calling_back is not None
         )
@@ -571,6 +574,7 @@ class LocalEngine:
                 tasks_done=board.word(record, sb.W_DONE),
                 busy_s=board.word(record, sb.W_BUSY_NS) / 1e9,
                 on_purpose=worker.stopping,
+                reason=worker.recycled_for or worker.end_reason,
             )
         )
         self.handler.mailbox.put(lambda: self.handler.release(worker))

@@ -11,6 +11,7 @@ after the other. The word is written last.
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 import socket
@@ -23,6 +24,10 @@ from glasspool.engines.local.scoreboard import reserve_memory
 from glasspool.engines.local.wire import REPLY
 
 OUTBOX_BYTES = 64 * 1024
+UNREAD_SEGMENTS = 8
+"""So many segments of a worker are on their way at a time: the kernel lets a user have no more
+descriptors in messages than a process may have open, and refuses the next one (``ETOOMANYREFS``)."""
+
 _DATA_AT = 64
 CAPACITY = OUTBOX_BYTES - _DATA_AT
 
@@ -105,6 +110,7 @@ class Outbox:
         self._word = start // 8
         self._end = end
         self.used: int = 0
+        self._segments = 0
 
     def put(
         self, kind: int, lane: int, body: bytes, task: int, begun_ns: int, ended_ns: int
@@ -128,10 +134,28 @@ class Outbox:
     def put_segment(
         self, kind: int, lane: int, head: bytes, fd: int, task: int, begun_ns: int, ended_ns: int
     ) -> None:
-        """Send one reply with its segment, at once: the segment would be lost with us."""
+        """Send one reply with its segment, at once: the segment would be lost with us.
+
+        Raises:
+            OSError: The pool is gone; or, with ``ETOOMANYREFS``, others of this user have so many
+                descriptors on their way that there is no room for this one.
+        """
         self.flush()
-        reply = REPLY.pack(kind, lane, len(head), task, begun_ns, ended_ns)
-        channel.send(self._end, reply + head, fd)
+        message = REPLY.pack(kind, lane, len(head), task, begun_ns, ended_ns) + head
+        if self._segments >= UNREAD_SEGMENTS:
+            self._wait_until_read()
+        self._segments += 1
+        try:
+            channel.send(self._end, message, fd)
+        except OSError as error:
+            if error.errno != errno.ETOOMANYREFS:
+                raise
+            self._wait_until_read()
+            channel.send(self._end, message, fd)
+
+    def _wait_until_read(self) -> None:
+        channel.wait_until_read(self._end)
+        self._segments = 0
 
     def flush(self) -> None:
         """Send what is in the outbox as one message, and empty it."""

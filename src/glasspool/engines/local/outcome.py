@@ -22,27 +22,46 @@ Outcome = tuple[int, Any]
 
 
 class Segment:
-    """A result that lies in shared memory, not yet rebuilt. Owns the descriptor."""
+    """A result that lies in shared memory, not yet rebuilt. Owns the descriptor.
 
-    __slots__ = ("fd", "head")
+    While this process has many segments open, the memory is copied and the descriptor closed.
+    """
+
+    __slots__ = ("_memory", "fd", "head")
 
     def __init__(self, head: bytes, fd: int) -> None:
         self.head: bytes = head
         self.fd: int = fd
+        self._memory: bytearray | None = None
+        if payload.is_full():
+            self._memory = payload.copy_segment(head, fd)
+            self._close()
+        else:
+            payload.note_open(fd)
 
     def load(self) -> Any:
         """Rebuild the value; its buffers are views of the memory."""
-        return payload.load_segment(self.head, os.dup(self.fd))
+        return payload.load_memory(
+            self.head, self._memory or payload.view_segment(self.head, self.fd)
+        )
 
     def raw(self) -> bytes:
         """Return the first part as it is."""
-        return os.pread(self.fd, payload.segment_lengths(self.head)[0], 0)
+        length = payload.segment_lengths(self.head)[0]
+        if self._memory is not None:
+            return bytes(self._memory[:length])
+        return os.pread(self.fd, length, 0)
 
     def __len__(self) -> int:
         return sum(payload.segment_lengths(self.head))
 
+    def _close(self) -> None:
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            payload.close_noted(fd)
+
     def __del__(self) -> None:
-        os.close(self.fd)
+        self._close()
 
 
 def arrived(kind: int, head: bytes, fds: list[int]) -> Outcome:

@@ -7,6 +7,10 @@ into a *segment* (an anonymous memory file, not bound by the size of ``/dev/shm`
 goes along with the message; the receiver maps it copy-on-write, so its view is writable and harms
 nobody else's.
 
+Segments cost descriptors, and mappings of them do, too (``mmap`` keeps one of its own until Python 3.13
+lets it be). So a process keeps only so many (``most_open``, by the system's limit): beyond that, what is
+to be sent waits in plain memory until its turn comes, and what has arrived is copied out.
+
 Layout of a segment: the pickle, then each buffer at the next multiple of 64; the *head* that travels
 in the message is the number of parts, then their lengths, as 64-bit words.
 """
@@ -18,7 +22,9 @@ import mmap
 import os
 import pickle
 import struct
+import sys
 import threading
+import weakref
 from collections.abc import Callable
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
@@ -27,40 +33,143 @@ OUT_OF_BAND_BYTES = 64 * 1024
 ALIGN = 64
 PROTOCOL = 5
 
+MOST_OPEN = 256
+"""No process keeps more descriptors of segments than this, nor more than an eighth of its limit."""
+
+MOST_MAPPED = 8192
+"""Nor more mappings, where these cost no descriptor: the kernel allows some 65,000 in all."""
+
 # What plain pickle raises for a value that only cloudpickle can take.
 _NOT_BY_REFERENCE = (pickle.PicklingError, AttributeError, TypeError)
+
+
+class _Census:
+    """The segments that this process holds. Safe from any thread: each step is one operation on a set."""
+
+    def __init__(self) -> None:
+        self.open: set[Any] = set()  # descriptors, and weak references to mappings that keep one
+        self._untracked: dict[str, Any] = {"trackfd": False} if sys.version_info >= (3, 13) else {}
+        self._mapped: set[Any] = set() if self._untracked else self.open
+
+    def is_full(self) -> bool:
+        """Tell whether no more descriptors should be opened for long."""
+        return len(self.open) >= most_open()
+
+    def map(self, fd: int, length: int) -> mmap.mmap | None:
+        """Map a segment copy-on-write; None if there are enough mappings, or none is to be had."""
+        if len(self._mapped) >= (MOST_MAPPED if self._untracked else most_open()):
+            return None
+        try:
+            memory = mmap.mmap(
+                fd,
+                length,
+                flags=mmap.MAP_PRIVATE,
+                prot=mmap.PROT_READ | mmap.PROT_WRITE,
+                **self._untracked,
+            )
+        except OSError:  # no descriptor for its duplicate, or too many mappings
+            return None
+        self._mapped.add(weakref.ref(memory, self._mapped.discard))
+        return memory
+
+
+def most_open() -> int:
+    """Return how many descriptors this process may keep open for segments."""
+    try:
+        import resource
+    except ImportError:  # not a Unix
+        return MOST_OPEN
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return MOST_OPEN if limit < 0 else max(8, min(MOST_OPEN, limit // 8))
+
+
+_census = _Census()
+
+
+def is_full() -> bool:
+    """Tell whether this process has as many segments open as it should."""
+    return _census.is_full()
+
+
+def note_open(fd: int) -> None:
+    """Count the descriptor of a segment that is kept for a while."""
+    _census.open.add(fd)
+
+
+def close_noted(fd: int) -> None:
+    """Close the descriptor of a segment that was counted."""
+    _census.open.discard(fd)  # first: the number may be used again at once
+    os.close(fd)
 
 
 class Parcel:
     """A pickled value in a segment: ``head`` describes it, ``fd`` is the segment.
 
-    The parcel owns the descriptor and closes it when it is dropped.
+    The parcel owns the descriptor and closes it when it is dropped. While this process has many
+    segments, a new parcel keeps its parts in plain memory until ``open`` is called.
     """
 
-    __slots__ = ("fd", "head", "size")
+    __slots__ = ("_fd", "_parts", "head", "size")
 
     def __init__(self, parts: list[Any]) -> None:
+        self._fd = -1
         lengths = [memoryview(part).nbytes for part in parts]
         self.head: bytes = struct.pack(f"<{len(parts) + 1}Q", len(parts), *lengths)
         self.size: int = sum(lengths)
-        self.fd: int = _new_segment()
+        self._parts: list[Any] = parts
+        if not self._is_opened():
+            # Copied: some are views of the user's own memory, which may change.
+            self._parts = [bytes(memoryview(part).cast("B")) for part in parts]
+
+    def _is_opened(self) -> bool:
+        if _census.is_full():
+            return False
         try:
-            _fill(self.fd, parts, lengths)
-        except BaseException:
-            self.close()
-            raise
+            self.open()
+        except OSError as error:
+            if error.errno not in (errno.EMFILE, errno.ENFILE):
+                raise
+            return False
+        return True
 
     def __len__(self) -> int:
         return self.size
 
+    @property
+    def fd(self) -> int:
+        """The descriptor of the segment, which is made if need be.
+
+        Raises:
+            OSError: There is no room for it, in memory or among the descriptors.
+        """
+        self.open()
+        return self._fd
+
+    def open(self) -> None:
+        """Have the value in a segment. One thread at a time.
+
+        Raises:
+            OSError: There is no room for it, in memory or among the descriptors.
+        """
+        if self._fd >= 0 or not self._parts:
+            return
+        self._fd = fd = _new_segment()
+        note_open(fd)
+        try:
+            _fill(fd, self._parts, [memoryview(part).nbytes for part in self._parts])
+        except BaseException:
+            self.close()
+            raise
+        self._parts = []
+
     def close(self) -> None:
         """Close the descriptor. The segment lives on while it is mapped."""
-        fd, self.fd = self.fd, -1
+        fd, self._fd = self._fd, -1
         if fd >= 0:
-            os.close(fd)
+            close_noted(fd)
 
     def __del__(self) -> None:
-        if getattr(self, "fd", -1) >= 0:
+        if getattr(self, "_fd", -1) >= 0:
             self.close()
 
 
@@ -175,16 +284,44 @@ def load(body: bytes | memoryview) -> Any:
 
 
 def load_segment(head: bytes | memoryview, fd: int) -> Any:
-    """Rebuild a value from a segment; its buffers are views of the mapping, which they keep alive.
+    """Rebuild a value from a segment; its buffers are views of memory, which they keep alive.
 
     Takes the descriptor over and closes it.
     """
     try:
-        count, *lengths = struct.unpack(f"<{len(head) // 8}Q", head)
-        total = _end(lengths)
-        memory = mmap.mmap(fd, total, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ | mmap.PROT_WRITE)
+        memory = view_segment(head, fd)
     finally:
         os.close(fd)
+    return load_memory(head, memory)
+
+
+def view_segment(head: bytes | memoryview, fd: int) -> mmap.mmap | bytearray:
+    """Return what is in a segment: a private mapping, or a copy if there are many mappings."""
+    total = _end(list(struct.unpack(f"<{len(head) // 8}Q", head)[1:]))
+    return _census.map(fd, total) or copy_segment(head, fd)
+
+
+def copy_segment(head: bytes | memoryview, fd: int) -> bytearray:
+    """Return a copy of what is in a segment.
+
+    Raises:
+        OSError: It cannot be read, or is shorter than its head tells.
+    """
+    total = _end(list(struct.unpack(f"<{len(head) // 8}Q", head)[1:]))
+    memory = bytearray(total)
+    view = memoryview(memory)
+    at = 0
+    while at < total:
+        count = os.preadv(fd, [view[at:]], at)
+        if not count:
+            raise OSError(errno.EIO, f"a segment of {total} bytes ends after {at}")
+        at += count
+    return memory
+
+
+def load_memory(head: bytes | memoryview, memory: mmap.mmap | bytearray) -> Any:
+    """Rebuild a value from what was in a segment; its buffers are views of it."""
+    count, *lengths = struct.unpack(f"<{len(head) // 8}Q", head)
     view = memoryview(memory)
     parts: list[memoryview] = []
     at = 0

@@ -88,16 +88,7 @@ class TemplateStarter:
     def start(self, token: int, setup: Setup, end: socket.socket) -> BaseProcess:
         """Ask for a worker; the template's report tells its pid."""
         handle = self._recipe.process(None, None)
-        values = (
-            setup.pool,
-            setup.number,
-            setup.slot,
-            setup.generation,
-            setup.record,
-            setup.parent,
-            True,
-            self.template.pid,
-        )
+        values = tuple(setup._replace(forked=True, template=self.template.pid))
         self.template.start(token, handle._identity, handle.name, values, end.fileno())
         return handle
 

@@ -58,6 +58,7 @@ INITIALIZER_FAILED: Final = 101
 STACKS: Final = 102
 PONG: Final = 103
 INTERRUPTED: Final = 104  # begun_ns holds the number of the task at the worker
+LARGE: Final = 110  # the worker is above max_memory; begun_ns holds its resident memory in bytes
 
 MESSAGE_BYTES: Final = 192 * 1024
 """No message is longer: ``SOCK_SEQPACKET`` refuses more than about 212,000 bytes."""

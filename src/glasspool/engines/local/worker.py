@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import errno
 import itertools
 import marshal
 import multiprocessing
@@ -29,7 +30,7 @@ from multiprocessing.pool import ExceptionWithTraceback  # type: ignore[attr-def
 from types import FrameType, TracebackType
 from typing import Any, NamedTuple, NoReturn
 
-from glasspool.engines.local import channel, kernel, payload, recorder, wire
+from glasspool.engines.local import channel, kernel, memory, payload, recorder, wire
 from glasspool.engines.local import scoreboard as sb
 from glasspool.engines.local.blackbox import BlackBoxes
 from glasspool.engines.local.outbox import Outbox, Outboxes
@@ -44,6 +45,10 @@ BLOCK = 128
 """How many shorter items run in a tight loop between two notes."""
 
 
+_SCARCE = (errno.ETOOMANYREFS, errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.ENOMEM)
+"""Why a result in shared memory cannot be sent, although the pool is there."""
+
+
 class Setup(NamedTuple):
     """What a worker must know of itself. It travels to the worker as it starts."""
 
@@ -55,6 +60,7 @@ class Setup(NamedTuple):
     parent: int
     forked: bool
     template: int | None = None
+    max_memory: int | None = None
 
 
 class WorkerInfo(NamedTuple):
@@ -147,6 +153,10 @@ class Worker:
         self._is_copy = False  # a fork that a task made of this process
         self._interruptible = -1  # the number of the task in which an exception may be raised
         self._threads: dict[int, threading.Thread] = {}
+        self._is_last = False  # whether the task is the last one of its message
+        self._memory: memory.LookAtSelf | None = None
+        if setup.max_memory is not None:
+            self._memory = memory.LookAtSelf(setup.max_memory)
         self._set(sb.W_PID, self.pid)
         self._set(sb.W_SLOT, setup.slot)
         self._set(sb.W_GENERATION, setup.generation)
@@ -260,6 +270,7 @@ class Worker:
             body = view[at : at + length]
             at += length
             if kind == wire.TASK:
+                self._is_last = at == len(message)
                 self._run(flags, call, task, seq, body, fds)
             elif kind & wire.KIND == wire.TASK:
                 self._attempt = (kind >> 8) + 1
@@ -310,12 +321,12 @@ class Worker:
             _end_copy(None)
         value = None
         self._task = None
+        if self._memory is not None and (self._is_last or self._memory.is_due(ended)):
+            self._look_at_memory()
         if isinstance(reply, bytes):
             self._outbox.put(kind, 0, reply, task, begun, ended)
         else:
-            self._outbox.put_segment(
-                wire.WITH_SEGMENT[kind], 0, reply.head, reply.fd, task, begun, ended
-            )
+            kind = self._put_segment(kind, reply, task, begun, ended)
         status = sb.DONE if kind <= wire.OK_SEGMENT else sb.FAILED
         words[entry // 8 + sb.E_RESULT] = len(reply) | status << 56
         words[entry // 8 + sb.E_ENDED] = ended
@@ -324,6 +335,27 @@ class Worker:
         if ended - self._flushed_ns > FLUSH_NS:
             self._flush()
             self._flushed_ns = ended
+
+    def _put_segment(
+        self, kind: int, reply: payload.Parcel, task: int, begun: int, ended: int
+    ) -> int:
+        """Send a reply with its segment; if the system refuses that, the error. Return its kind."""
+        with_segment = wire.WITH_SEGMENT[kind]
+        try:
+            self._outbox.put_segment(with_segment, 0, reply.head, reply.fd, task, begun, ended)
+        except OSError as error:
+            if error.errno not in _SCARCE:
+                raise
+            kind = wire.ERROR
+            body = _error_body(error, by_value=False, limit=wire.INLINE_BYTES)
+            self._outbox.put(kind, 0, body, task, begun, ended)
+        return kind
+
+    def _look_at_memory(self) -> None:
+        """Say if this worker has grown too large; before the result, so it gets no other task."""
+        used = self._memory.look() if self._memory is not None else 0
+        if used:
+            self._outbox.put(wire.LARGE, 0, b"", 0, used, 0)
 
     def _flush(self) -> None:
         """Send what is finished; the account first, so that whoever has the results finds it true."""

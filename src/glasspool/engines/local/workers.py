@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any
 from glasspool.engines.local import channel, kernel
 from glasspool.engines.local import scoreboard as sb
 from glasspool.engines.local.mailbox import Mailbox
+from glasspool.engines.local.memory import HardWatch
 from glasspool.engines.local.processes import (
     ContextStarter,
     ForkedChild,
@@ -129,6 +130,7 @@ class Worker:
         self.init_failed = False
         self.interrupt: Interrupt | None = None
         self.look_at: float | None = None  # when one of its tasks may have used its time up
+        self.recycled_for: str | None = None  # why it was replaced between two tasks
         # Why the pool itself ended it, as a verb phrase in the past ("was stopped, because ..."): the
         # cause on its certificate. To be set before the signal is sent; the first who sets it is right.
         self.end_reason: str | None = None
@@ -163,6 +165,12 @@ class WorkerHandler:
         self._generations: dict[int, int] = {}
         self._template_is_missed = False
         self._nanny_fd = -1
+        self.hard_watch: HardWatch | None = None
+        hard = engine.options.max_memory_hard
+        if hard is not None:
+            self.hard_watch = HardWatch(
+                hard, lambda: list(self.workers.values()), self._later, self._stop_for_memory
+            )
 
     # Called by other threads ----------------------------------------------------------------------
 
@@ -381,6 +389,7 @@ class WorkerHandler:
             record=worker.record,
             parent=os.getpid(),
             forked=self._recipe.start_method != "spawn",
+            max_memory=self._engine.options.soft_memory,
         )
 
     def _has_pid(self, worker: Worker, pid: int) -> None:
@@ -573,6 +582,10 @@ class WorkerHandler:
         if worker.token in self.workers and not worker.ending and worker.pid:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(worker.pid, number)
+
+    def _stop_for_memory(self, worker: Worker, number: int) -> None:
+        self._engine.over_memory += 1
+        self.kill(worker, number)
 
     def stop(self, worker: Worker, hard: bool) -> None:
         """See to the end of a worker that was told to stop (or, if hard, is to stop at once)."""
