@@ -566,6 +566,8 @@ def _result_body(value: Any, by_value: bool) -> tuple[int, bytes | payload.Parce
             reply, _ = payload.dump_any(value)
         else:
             reply = payload.dump(value)
+        if not isinstance(reply, bytes):
+            reply.open()  # if there is no room for it, that is the error of this task
     except Exception as error:
         return wire.UNSENDABLE, _unsendable_body(error, value)
     return wire.OK, reply
@@ -580,7 +582,9 @@ def _error_reply(error: BaseException, by_value: bool) -> bytes | payload.Parcel
     if len(body) <= wire.INLINE_BYTES:
         return body
     try:
-        return payload.Parcel([body])
+        parcel = payload.Parcel([body])
+        parcel.open()
+        return parcel
     except OSError:  # no shared memory to be had: without the exception itself, then
         return _error_body(error, by_value, limit=wire.INLINE_BYTES)
 
