@@ -10,6 +10,7 @@ pickled by the thread that submits and rebuilt by the thread that asks.
 from __future__ import annotations
 
 import contextlib
+import copy
 import errno
 import marshal
 import select
@@ -227,7 +228,7 @@ class Collector:
         if self.stopped:
             self.settle_here(task, TaskCancelled("the pool was terminated"), CANCELLED)
         elif self.failure is not None:
-            self.settle_here(task, self.failure, FAILED)
+            self.settle_here(task, _copy_of(self.failure), FAILED)
 
     def _cancel_late(self, tasks: list[Task]) -> None:
         """End tasks that their feed made while the job was being cancelled."""
@@ -1099,9 +1100,9 @@ class Collector:
 
     def _end_all(self, error: BaseException, how: str) -> None:
         for job in list(self.feeds.values()):
-            job.abort(error)
+            job.abort(_copy_of(error))
         for task in list(self.ledger.unended()):
-            self.settle_here(task, error, how)
+            self.settle_here(task, _copy_of(error), how)
 
     def _stop_workers(self, hard: bool) -> None:
         self.stopped = True
@@ -1133,3 +1134,10 @@ _DRAINED = "the pool was drained before the task began"
 def _may_lend(engine: LocalEngine) -> bool:
     """Tell whether callers may have workers: not where the collector has to see each task."""
     return engine.maxtasksperchild is None and engine.options.soft_memory is None
+
+
+def _copy_of(error: BaseException) -> BaseException:
+    """Return an error for one task alone: an error that many raise collects all their tracebacks."""
+    made = copy.copy(error)
+    made.__cause__ = error.__cause__
+    return made
