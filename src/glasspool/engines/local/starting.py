@@ -28,8 +28,12 @@ pool all first ones, and some second ones."""
 
 SECOND_TRIES = 8
 
+DEATHS_LATER = 20
+"""So many at least where a worker has been ready before, and starting ones die: somebody kills them."""
+
 PAUSE_S = 0.05
 LONGEST_PAUSE_S = 10.0
+LONGEST_LATER_S = 1.0
 
 ANSWER_S = 0.25
 """So long a worker that is to be killed may take to say where it hangs."""
@@ -41,12 +45,14 @@ class Starts:
     def __init__(self, engine: LocalEngine) -> None:
         self._engine = engine
         self._failures: Counter[int] = Counter()
+        self._has_succeeded = False
 
     # Counting (collector) -------------------------------------------------------------------------
 
     def succeeded(self) -> None:
         """A worker has run the initializer: it can."""
         self._failures.clear()
+        self._has_succeeded = True
 
     def raised(self, worker: Worker, body: bytes) -> None:
         """A worker's initializer raised; the worker leaves."""
@@ -77,20 +83,20 @@ class Starts:
             f"while it {self._what(worker)}."
         )
         error.__cause__ = death
-        self._failed(worker, error)
+        self._failed(worker, error, killed=self._has_succeeded)
 
-    def _failed(self, worker: Worker, error: InitializerFailed) -> None:
+    def _failed(self, worker: Worker, error: InitializerFailed, killed: bool = False) -> None:
         engine, slot = self._engine, worker.slot
         self._failures[slot] += 1
         count = self._failures[slot]
         collector = engine.collector
         collector.vacate(worker)
-        if self._failures.total() >= self._bound() and not any(
-            w.ready for w in collector.workers.values()
-        ):
+        bound = max(self._bound(), DEATHS_LATER if killed else 0)
+        if self._failures.total() >= bound and not any(w.ready for w in collector.workers.values()):
             collector.fail(error)
         elif collector.failure is None:
-            engine.replace(slot, min(PAUSE_S * 2**count, LONGEST_PAUSE_S))
+            longest_s = LONGEST_LATER_S if killed else LONGEST_PAUSE_S
+            engine.replace(slot, min(PAUSE_S * 2**count, longest_s))
 
     def _bound(self) -> int:
         size = self._engine.size
