@@ -28,10 +28,30 @@ _CHECKED_FOLDERS = ("integration", "faults", "conformance")
 _FAILED = pytest.StashKey[bool]()
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Offer what takes too long for every day."""
+    parser.addoption(
+        "--whole-matrix",
+        action="store_true",
+        help="every fault at every moment with every start method, not only under fork",
+    )
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Start the guard before anything can hang."""
     config.pluginmanager.register(HangGuard(), "glasspool-hang-guard")
+    config.addinivalue_line("markers", "whole_matrix: only with --whole-matrix")
     _keep_pytest_out_of_children()
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what was not asked for."""
+    if config.getoption("--whole-matrix"):
+        return
+    left_out = [item for item in items if item.get_closest_marker("whole_matrix")]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
 
 
 def _keep_pytest_out_of_children() -> None:

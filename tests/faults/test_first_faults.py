@@ -15,6 +15,7 @@ import sys
 import textwrap
 import threading
 import time
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -50,34 +51,6 @@ def died_of(result: Any, limit_s: float = LIMIT_S) -> glasspool.DeathCertificate
 
 
 # A worker dies ------------------------------------------------------------------------------------
-
-
-def test_a_busy_worker_is_killed(make: MakePool, gate: Gate) -> None:
-    """Its task ends within a second, with a certificate; every other task has its result."""
-    pool = make(2, **gate.arguments)
-    lost = pool.apply_async(tasks.started_then_wait)
-    gate.wait_for_tasks()
-    others = pool.map_async(tasks.square, range(300), chunksize=1)
-    pid = lost.info.pid
-    assert pid is not None
-    os.kill(pid, signal.SIGKILL)
-    begun = time.monotonic()
-    certificate = died_of(lost, 5)
-    assert time.monotonic() - begun < 1
-    assert (certificate.pid, certificate.signal, certificate.exitcode) == (pid, signal.SIGKILL, -9)
-    assert "SIGKILL" in certificate.cause
-    assert certificate.pool == pool.name
-    assert certificate.task is not None
-    assert certificate.task.id == lost.info.id
-    assert certificate.task.function == "fault_tasks.started_then_wait"
-    assert certificate.attempts == 1
-    assert lost.info.state == "lost"
-    assert lost.info.pid == pid
-    assert others.get(LIMIT_S) == [i * i for i in range(300)]
-    works(pool, 2)
-    stats = pool.stats()
-    assert stats["lost"] == stats["deaths"] == 1
-    assert pid not in {process.pid for process in pool._pool}
 
 
 def test_an_idle_worker_is_killed(make: MakePool) -> None:
@@ -119,23 +92,6 @@ def test_workers_are_killed_at_any_moment(make_forked: MakePool, round_: int) ->
     works(pool, 3)
 
 
-def test_a_worker_is_killed_in_its_initializer(make: MakePool, gate: Gate) -> None:
-    """Its replacement initialises again, and the pool works with all workers."""
-    pool = make(2, tasks.slow_initializer, (gate.names, *gate.values))
-    gate.wait_for_tasks()
-    result = pool.map_async(tasks.square, range(20))
-    assert result.get(LIMIT_S) == [i * i for i in range(20)]
-    starting = [p for p in pool._pool if p.pid and _is_at_gate(pool, p.pid)]
-    assert len(starting) == 1
-    os.kill(starting[0].pid or 0, signal.SIGKILL)
-    works(pool, 2)
-    assert pool.stats()["lost"] == 0
-
-
-def _is_at_gate(pool: glasspool.Pool, pid: int) -> bool:
-    return any(w.pid == pid and not w.ready for w in pool._engine.handler.workers.copy().values())
-
-
 def test_all_workers_are_killed_at_once(make: MakePool, gate: Gate) -> None:
     """Each running task ends with its own certificate, and the pool goes on with new workers."""
     pool = make(3, **gate.arguments)
@@ -150,6 +106,15 @@ def test_all_workers_are_killed_at_once(make: MakePool, gate: Gate) -> None:
     assert time.monotonic() - begun < 1
     assert [result.get(LIMIT_S) for result in behind] == [i * i for i in range(50)]
     works(pool, 3)
+
+
+def test_workers_are_killed_in_start_after_start(make_forked: MakePool, tmp_path: Path) -> None:
+    """A pool that has worked goes on after more than three of them in a row."""
+    pool = make_forked(1, tasks.die_between, (str(tmp_path / "starts"), 2, 5))
+    victim = pool.apply(tasks.pid)
+    os.kill(victim, signal.SIGKILL)
+    assert pool.apply_async(tasks.square, (3,)).get(LIMIT_S) == 9
+    works(pool, 1)
 
 
 def test_an_exit_in_a_task(make: MakePool) -> None:
@@ -172,18 +137,6 @@ def test_a_signal_in_a_task(make_forked: MakePool, number: signal.Signals) -> No
     certificate = died_of(pool.apply_async(tasks.kill_self, (number,)))
     assert certificate.signal == number
     assert number.name in certificate.cause
-    works(pool, 2)
-
-
-def test_a_crash_in_c(make: MakePool) -> None:
-    """A segmentation fault ends one task, with its name."""
-    pool = make(2)
-    result = pool.apply_async(tasks.segfault)
-    others = pool.map_async(tasks.square, range(100), chunksize=1)
-    certificate = died_of(result)
-    assert certificate.signal == signal.SIGSEGV
-    assert "SIGSEGV" in certificate.cause
-    assert others.get(LIMIT_S) == [i * i for i in range(100)]
     works(pool, 2)
 
 
@@ -267,15 +220,6 @@ def test_a_task_closes_all_descriptors_and_stays(make: MakePool) -> None:
     works(pool, 2)
 
 
-def test_a_task_closes_all_descriptors_and_returns(make: MakePool) -> None:
-    """The worker is lost; the task is not, if it had ended before anybody noticed."""
-    pool = make(2)
-    result = pool.apply_async(tasks.close_all_descriptors)
-    with contextlib.suppress(glasspool.WorkerDied):
-        assert result.get(10) is None
-    works(pool, 2)
-
-
 def test_deaths_in_a_row(make_forked: MakePool) -> None:
     """Forty deaths one after the other, and as many at once: each has its certificate."""
     pool = make_forked(2)
@@ -354,6 +298,20 @@ def test_a_task_forks_and_comes_back_twice(make_forked: MakePool, code: int | No
     assert pool.apply(tasks.pid) == worker
 
 
+def test_an_error_of_many_tasks_does_not_grow(make_forked: MakePool) -> None:
+    """Each task raises an error of its own, and not one that keeps the traceback of all the others."""
+    pool = make_forked(1, tasks.exit_at_once, (3,))
+    results = [pool.apply_async(tasks.square, (i,)) for i in range(30)]
+    errors = []
+    for result in results:
+        with pytest.raises(glasspool.InitializerFailed, match="exited with code 3") as caught:
+            result.get(LIMIT_S)
+        errors.append(caught.value)
+    assert len(set(map(id, errors))) == 30
+    depths = {len(traceback.extract_tb(error.__traceback__)) for error in errors}
+    assert len(depths) == 1
+
+
 # Values that do not travel ---------------------------------------------------------------------------
 
 
@@ -383,19 +341,6 @@ def test_a_large_exception_arrives(make: MakePool, size: int) -> None:
     assert isinstance(caught.value.__cause__, multiprocessing.pool.RemoteTraceback)
     assert pool.apply(tasks.square, (3,)) == 9
     assert pool.stats()["deaths"] == 0
-
-
-@pytest.mark.parametrize("what", ["lock", "deep"])
-def test_results_that_cannot_be_pickled(make: MakePool, what: str) -> None:
-    """As in the standard library, a ``MaybeEncodingError``; in a map as well."""
-    pool = make(2)
-    with pytest.raises(multiprocessing.pool.MaybeEncodingError) as caught:
-        pool.apply_async(tasks.unsendable, (what,)).get(LIMIT_S)
-    assert isinstance(caught.value, glasspool.SerializationError)
-    assert caught.value.exc
-    with pytest.raises(multiprocessing.pool.MaybeEncodingError):
-        pool.map_async(tasks.unsendable, [what] * 3, chunksize=1).get(LIMIT_S)
-    assert pool.apply(tasks.square, (3,)) == 9
 
 
 def test_results_that_fail_while_being_rebuilt(make: MakePool) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import pickle
+from multiprocessing.pool import RemoteTraceback  # type: ignore[attr-defined]
 from typing import Any
 
 from glasspool.engines.local import channel, payload, wire
@@ -134,10 +135,11 @@ def _exception(kind: int, body: bytes | Segment) -> BaseException:
     return original
 
 
-def _unsendable(error: str, value: str) -> SerializationError:
+def _unsendable(error: str, value: str, story: str) -> SerializationError:
     made = SerializationError("", "")
     made.exc, made.value = error, value
     made.args = (error, value)
+    made.__cause__ = RemoteTraceback(f'\n"""\n{story}"""')
     return made
 
 

@@ -585,12 +585,20 @@ def _error_reply(error: BaseException, by_value: bool) -> bytes | payload.Parcel
         parcel = payload.Parcel([body])
         parcel.open()
         return parcel
-    except OSError:  # no shared memory to be had: without the exception itself, then
-        return _error_body(error, by_value, limit=wire.INLINE_BYTES)
+    except (OSError, MemoryError) as failure:  # no room for it: its story goes without it
+        return _error_body(error, by_value, wire.INLINE_BYTES, f"it is too large: {failure!r}")
 
 
-def _error_body(error: BaseException, by_value: bool, limit: int | None = None) -> bytes:
-    """Pack an exception: its story as text, and the exception itself if it can be pickled."""
+def _error_body(
+    error: BaseException,
+    by_value: bool,
+    limit: int | None = None,
+    too_large: str = "it is too large",
+) -> bytes:
+    """Pack an exception: its story as text, and the exception itself if it can be pickled.
+
+    With a limit, in bytes, the exception is left out where it is too large.
+    """
     unloadable = isinstance(error, _Unloadable)
     if unloadable and error.__cause__ is not None:
         error = error.__cause__
@@ -603,7 +611,7 @@ def _error_body(error: BaseException, by_value: bool, limit: int | None = None) 
     try:
         pickled = payload.dump_in_one_piece(wrapped, by_value)
         if limit is not None and len(pickled) > limit // 2:
-            pickled, why = None, "it is too large"
+            pickled, why = None, too_large
     except Exception as failure:
         why = repr(failure)[:500]
     names = () if unloadable else tuple(class_name(cls) for cls in type(error).__mro__)
@@ -637,7 +645,9 @@ def _cut_middle(text: str, limit: int = 20_000) -> str:
 
 
 def _unsendable_body(error: Exception, value: Any) -> bytes:
-    return payload.dump_plain((_text_of(error, repr), _text_of(value, repr)))
+    trace = _from_task(error.__traceback__)
+    story = _cut_middle("".join(traceback.format_exception(type(error), error, trace)))
+    return payload.dump_plain((_text_of(error, repr), _text_of(value, repr), story))
 
 
 def _text_of(value: Any, how: Callable[[Any], str] = str) -> str:
