@@ -124,6 +124,43 @@ def test_the_glasspool_way_to_ask_for_the_parent_s_threads():
     assert roles.count("task") == 4
 
 
+def ended_badly(*words: str) -> subprocess.CompletedProcess[str]:
+    """Run Python with some words; it must end, with an error."""
+    done = subprocess.run(
+        [sys.executable, *words],
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S,
+        check=False,
+        env={**os.environ, "COLUMNS": "80"},
+    )
+    assert done.returncode == 1
+    return done
+
+
+def test_a_killed_worker_on_the_stock_pool():
+    """It waits for the dead worker's task as long as it may."""
+    assert "TimeoutError" in ended_badly(str(EXAMPLES / "killed.py"), "0.5").stderr
+
+
+def test_a_killed_worker_on_ours():
+    """It ends at once, with the death certificate; the other nine tasks have their results."""
+    begun = time.monotonic()
+    said = ended_badly("-m", "glasspool", "run", str(EXAMPLES / "killed.py")).stderr
+    assert time.monotonic() - begun < 10
+    assert "WorkerDied: worker" in said
+    assert "was killed by SIGKILL while it ran task" in said
+    assert "done 9" in said
+
+
+def test_the_glasspool_way_to_lose_a_worker():
+    """The task is tried again, and succeeds; where it never does, the error says how often."""
+    squares, attempts, certificate = plain("killed_glasspool.py").splitlines()
+    assert squares == str([i * i for i in range(10)])
+    assert attempts == f"attempts: {[1] * 7 + [2] + [1] * 2}"
+    assert certificate.startswith("2 attempts; ")
+
+
 def test_the_word_count(tmp_path):
     """The real job counts right, on both pools and with any number of workers."""
     (tmp_path / "one.txt").write_text("alpha beta alpha. Gamma? x 12 alpha-beta\n")
