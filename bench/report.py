@@ -71,10 +71,11 @@ def table(rows: Sequence[Row], names: Sequence[str], markdown: bool = False) -> 
         ]
         for row in rows
     ]
-    return _markdown(head, body) if markdown else _aligned([head, *body])
+    return markdown_table(head, body) if markdown else aligned_table([head, *body])
 
 
-def _aligned(lines: Sequence[Sequence[str]]) -> str:
+def aligned_table(lines: Sequence[Sequence[str]]) -> str:
+    """Return lines of cells in columns of equal width, the first one to the left."""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(
         "  ".join(
@@ -85,8 +86,9 @@ def _aligned(lines: Sequence[Sequence[str]]) -> str:
     )
 
 
-def _markdown(head: Sequence[str], body: Iterable[Sequence[str]]) -> str:
-    rule = ["---", *["---:"] * (len(head) - 1)]
+def markdown_table(head: Sequence[str], body: Iterable[Sequence[str]], left: int = 1) -> str:
+    """Return lines of cells as a table in Markdown, so many columns to the left, the others right."""
+    rule = [*["---"] * left, *["---:"] * (len(head) - left)]
     return "\n".join(f"| {' | '.join(line)} |" for line in (head, rule, *body))
 
 
