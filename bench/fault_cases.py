@@ -89,6 +89,26 @@ GROUPS: dict[str, tuple[Case, ...]] = {
             causes.killed_replacement,
         ),
         Case(
+            "killed-all",
+            "all processes of the pool at once",
+            "a task sleeps; SIGKILL to every process that descends from the program",
+            _GOES_ON,
+            causes.killed_all,
+        ),
+        Case(
+            "killed-joining",
+            "while the pool is joined",
+            "a task sleeps; close, SIGKILL to its worker 0.5 s later",
+            "join returns and the call ends within 5 s",
+            causes.killed_joining,
+        ),
+        Case(
+            "asked-to-end", "SIGTERM to a busy worker", "in a task", _GOES_ON, causes.asked_to_end
+        ),
+        Case(
+            "stopped-idle", "an idle one of two is stopped", "SIGSTOP", _WORKS, causes.stopped_idle
+        ),
+        Case(
             "os-exit",
             "`os._exit(3)` in a task",
             "as it says",
@@ -139,6 +159,20 @@ GROUPS: dict[str, tuple[Case, ...]] = {
         ),
     ),
     "A task ends in another way": (
+        Case(
+            "fork-returns",
+            "it forks, and both return",
+            "`os.fork()` in a task, and no exit in the child",
+            _GOES_ON,
+            partial(causes.bad_end, function=tasks.fork_and_return),
+        ),
+        Case(
+            "late-signal",
+            "a signal handler of it raises later",
+            "it sets a timer, and returns before that",
+            _GOES_ON,
+            partial(causes.bad_end, function=tasks.alarm_late),
+        ),
         Case(
             "sys-exit",
             "`sys.exit(3)`",
@@ -217,6 +251,13 @@ GROUPS: dict[str, tuple[Case, ...]] = {
             "rebuilding it raises",
             _ERROR,
             lambda scene: causes.error(scene, tasks.accept, tasks.BreaksWhenRebuilt()),
+        ),
+        Case(
+            "map-item",
+            "an item of a map cannot be pickled",
+            "a lock among numbers",
+            "map raises within 5 s; " + _WORKS,
+            causes.map_item,
         ),
         Case(
             "function-rebuild",
@@ -437,6 +478,21 @@ GROUPS: dict[str, tuple[Case, ...]] = {
             ends=True,
         ),
         Case(
+            "exit-closed",
+            "pool ended in `atexit`",
+            "an `atexit` function closes and joins it",
+            "the same",
+            causes.closed_at_exit,
+            ends=True,
+        ),
+        Case(
+            "terminate-handler",
+            "terminated in a signal handler",
+            "while the main thread waits for a result",
+            "terminate returns within 5 s",
+            causes.terminate_in_handler,
+        ),
+        Case(
             "dropped",
             "pool dropped",
             "`del pool`, and a garbage collection",
@@ -532,6 +588,13 @@ GROUPS: dict[str, tuple[Case, ...]] = {
             causes.user_fork,
         ),
         Case(
+            "fork-uses",
+            "the program's fork uses the pool",
+            "`os.fork()`, one call in the child",
+            "the call ends within 5 s, with a result or an error; in the parent " + _WORKS,
+            causes.fork_uses,
+        ),
+        Case(
             "nested",
             "a pool in a task",
             "of the same library (Dask: the same cluster)",
@@ -547,6 +610,13 @@ GROUPS: dict[str, tuple[Case, ...]] = {
         ),
     ),
     "Scarcity": (
+        Case(
+            "file-limit",
+            "files may have 1 MB",
+            "RLIMIT_FSIZE before the pool is made; a task returns 20 MB",
+            _GOES_ON,
+            causes.file_limit,
+        ),
         Case(
             "few-fds",
             "6 descriptors left",

@@ -7,6 +7,7 @@ A cause runs in a process of its own. It returns a phrase when all is well, and 
 
 from __future__ import annotations
 
+import atexit
 import gc
 import itertools
 import os
@@ -148,6 +149,52 @@ def killed_replacement(scene: Scene) -> str:
     return "works on"
 
 
+def killed_all(scene: Scene) -> str:
+    """Kill every process that the pool has."""
+    handle = scene.make()
+    job = handle.submit(tasks.nap, 60, scene.path("busy"))
+    scene.marked("busy")
+    scene.ask("kill-all")
+    outcome = scene.wait(handle, job)
+    scene.goes_on(handle)
+    return name_of(outcome)
+
+
+def killed_joining(scene: Scene) -> str:
+    """Kill a busy worker of a pool that is closed, and join it."""
+    handle = scene.make()
+    job = handle.submit(tasks.nap, 60, scene.path("busy"))
+    worker = scene.marked("busy")
+    try:
+        handle.close()
+    except NoSuchCall:
+        pass  # then it is told at once
+    scene.ask("sleep", 0.5, "kill", worker, signal.SIGKILL)
+    took = within(scene.wait_s, handle.join, "join()")
+    outcome = scene.wait(handle, job)
+    return f"{name_of(outcome)} after {took:.1f} s"
+
+
+def asked_to_end(scene: Scene) -> str:
+    """Send a worker the signal that asks a process to end."""
+    handle = scene.make()
+    job = handle.submit(tasks.nap, 60, scene.path("busy"))
+    kill(scene.marked("busy"), signal.SIGTERM)
+    outcome = scene.wait(handle, job)
+    scene.goes_on(handle)
+    return name_of(outcome)
+
+
+def stopped_idle(scene: Scene) -> str:
+    """Stop an idle one of two workers."""
+    handle = scene.make()
+    pids = [handle.submit(tasks.nap, 0.2) for _ in range(4)]
+    workers = {scene.wait(handle, job).value for job in pids}
+    os.kill(workers.pop(), signal.SIGSTOP)
+    scene.goes_on(handle)
+    return "works on"
+
+
 def bad_end(scene: Scene, function: Callable[..., Any], *args: Any) -> str:
     """Make sure that a call ends, in whatever way, and the pool goes on."""
     handle = scene.make()
@@ -199,6 +246,34 @@ def sigchld_ignored(scene: Scene) -> str:
     handle = scene.make()
     scene.goes_on(handle)
     return scene.fails(handle, tasks.kill_self)
+
+
+def file_limit(scene: Scene) -> str:
+    """Return more than the program may write to a file."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (MEGABYTE, MEGABYTE))
+    handle = scene.make()
+    outcome = scene.end(handle, tasks.give, 20 * MEGABYTE)
+    scene.goes_on(handle)
+    return name_of(outcome)
+
+
+def map_item(scene: Scene) -> str:
+    """Map over items of which one cannot be pickled."""
+    handle = scene.make()
+    items = [1, 2, threading.Lock(), 4]
+    seen: list[str] = []
+
+    def run() -> None:
+        try:
+            handle.map(tasks.accept, items)
+        except Exception as error:
+            seen.append(type(error).__name__)
+
+    within(scene.wait_s, run, "map")
+    if not seen:
+        raise Failed("no error", "map returned")
+    scene.goes_on(handle)
+    return seen[0]
 
 
 # Callbacks and iterables --------------------------------------------------------------------------
@@ -561,6 +636,46 @@ def open_at_exit(scene: Scene, pending: int) -> str:
 _keep: list[object] = []
 
 
+def closed_at_exit(scene: Scene) -> str:
+    """End the pool in an ``atexit`` function."""
+    handle = scene.make()
+
+    def end() -> None:
+        try:
+            handle.close()
+            handle.join()
+        except NoSuchCall:
+            handle.leave()
+
+    atexit.register(end)
+    scene.goes_on(handle)
+    return "ends"
+
+
+def terminate_in_handler(scene: Scene) -> str:
+    """Terminate the pool in a signal handler, which interrupts the wait for it."""
+    handle = scene.make()
+    took: list[float] = []
+
+    class Interrupted(Exception):
+        """So that the wait ends."""
+
+    def handler(*_: object) -> NoReturn:
+        begun = time.monotonic()
+        handle.terminate()
+        took.append(time.monotonic() - begun)
+        raise Interrupted
+
+    signal.signal(signal.SIGUSR1, handler)
+    scene.goes_on(handle)
+    scene.ask("sleep", 0.5, "kill", os.getpid(), signal.SIGUSR1)
+    try:
+        handle.get(handle.submit(tasks.nap, 60))
+    except Interrupted:
+        return f"{took[0]:.1f} s"
+    raise Failed("no error", "the call returned")
+
+
 def dropped(scene: Scene) -> str:
     """Forget a pool."""
     if not scene.library.collects_dropped():
@@ -720,6 +835,26 @@ def user_fork(scene: Scene) -> str:
     scene.goes_on(handle)
     within(scene.wait_s, handle.leave, "the end of the with block")
     return "works on"
+
+
+def fork_uses(scene: Scene) -> str:
+    """Fork beside a pool, and use the pool in the child."""
+    handle = scene.make()
+    scene.goes_on(handle)
+    child = os.fork()
+    if child == 0:
+        try:
+            handle.get(handle.submit(tasks.square, 3))
+        finally:
+            os._exit(0)
+    try:
+        for _ in scene.ticks("the pool's use in the program's child does not end"):
+            if os.waitpid(child, os.WNOHANG)[0]:
+                break
+    finally:
+        kill(child)
+    scene.goes_on(handle)
+    return "ends"
 
 
 def nested(scene: Scene) -> str:

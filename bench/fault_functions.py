@@ -149,6 +149,23 @@ def give(size: int, after_s: float = 0.0, path: str | None = None) -> bytes:
     return bytes(size)
 
 
+def fork_and_return() -> int:
+    """Fork, and return in both processes, as a child does whose program forgets to end it."""
+    child = os.fork()
+    return 1 if child == 0 else 2
+
+
+def alarm_late() -> int:
+    """Return before a signal comes whose handler raises."""
+
+    def late(*_: object) -> NoReturn:
+        raise RuntimeError("raised in a signal handler")
+
+    signal.signal(signal.SIGALRM, late)
+    signal.setitimer(signal.ITIMER_REAL, 0.1)
+    return 1
+
+
 # Ways out of a task -------------------------------------------------------------------------------
 
 

@@ -286,6 +286,7 @@ class LokyHandle(ExecutorHandle):
 
     def __init__(self, wants: Wants) -> None:
         self.wants = wants
+        self.killed = False
         super().__init__(self._executor())
 
     def _executor(self) -> Any:
@@ -306,7 +307,11 @@ class LokyHandle(ExecutorHandle):
     def map(self, function: Callable[..., Any], items: Iterable[Any]) -> list[Any]:
         return list(self._executor().map(function, items))
 
+    def join(self) -> None:
+        self.raw.shutdown(wait=True, kill_workers=self.killed)  # the last word counts
+
     def terminate(self) -> None:
+        self.killed = True
         self.raw.shutdown(wait=False, kill_workers=True)
 
 

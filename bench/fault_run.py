@@ -186,6 +186,9 @@ class _Watch:
                 _kill(next(words), next(words))
             elif word == "interrupt":
                 os.killpg(self.program.pid, signal.SIGINT)
+            elif word == "kill-all":
+                for pid in self.family.search():
+                    _kill(pid, signal.SIGKILL)
             elif word == "kill-next":
                 self._kill_next()
 
@@ -219,13 +222,14 @@ class _Watch:
                     return
                 continue
             self.family.look()
-            if select.select([self.reading], [], [], min(left, 0.1))[0]:
+            ended = self.program.poll() is not None
+            if select.select([self.reading], [], [], 0 if ended else min(left, 0.1))[0]:
                 more = os.read(self.reading, 65536)
                 self.unread += more
                 if not more:
                     return
-            elif self.program.poll() is not None:
-                return
+            elif ended:
+                return  # and all that it had written was read, because it had ended before
 
     def _status(self) -> str:
         code = self.program.wait()
