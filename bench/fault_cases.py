@@ -32,7 +32,7 @@ GROUPS: dict[str, tuple[Case, ...]] = {
         ),
         Case(
             "killed-busy",
-            "busy: the call",
+            "busy: its call",
             "SIGKILL in a task",
             "the call ends within 5 s (an error, or a result where the library runs it again)",
             causes.killed_busy,
@@ -161,7 +161,7 @@ GROUPS: dict[str, tuple[Case, ...]] = {
     "A task ends in another way": (
         Case(
             "fork-returns",
-            "it forks, and both return",
+            "it forks, and both processes return",
             "`os.fork()` in a task, and no exit in the child",
             _GOES_ON,
             partial(causes.bad_end, function=tasks.fork_and_return),
@@ -219,7 +219,7 @@ GROUPS: dict[str, tuple[Case, ...]] = {
         ),
         Case(
             "result-repr",
-            "nor shown",
+            "result cannot be pickled, nor shown",
             "its `__reduce__` and its `__repr__` raise",
             _ERROR,
             partial(causes.error, function=tasks.give_secretive),
@@ -230,6 +230,27 @@ GROUPS: dict[str, tuple[Case, ...]] = {
             "rebuilding it raises",
             _ERROR,
             partial(causes.error, function=tasks.give_broken),
+        ),
+        Case(
+            "result-exits",
+            "pickling the result exits",
+            "its `__reduce__` calls `sys.exit`",
+            _ERROR,
+            partial(causes.error, function=tasks.give_exiting),
+        ),
+        Case(
+            "rebuild-exits",
+            "rebuilding the result exits",
+            "it is rebuilt by `sys.exit`",
+            _ERROR,
+            partial(causes.error, function=tasks.give_exit),
+        ),
+        Case(
+            "rebuild-blocks",
+            "rebuilding the result takes long",
+            "it is rebuilt by `time.sleep(60)`",
+            _WORKS,
+            causes.rebuild_blocks,
         ),
         Case(
             "result-deep",
@@ -541,23 +562,23 @@ GROUPS: dict[str, tuple[Case, ...]] = {
         ),
         Case(
             "parent-term",
-            "SIGTERM to the parent",
-            "workers idle",
+            "SIGTERM to the parent, workers idle",
+            "as it says",
             _GONE,
             lambda scene: causes.parent_ends(scene, signal.SIGTERM, None),
             ends=True,
         ),
         Case(
             "parent-kill",
-            "SIGKILL to the parent",
-            "workers idle",
+            "SIGKILL to the parent, workers idle",
+            "as it says",
             _GONE,
             lambda scene: causes.parent_ends(scene, signal.SIGKILL, None),
             ends=True,
         ),
         Case(
             "parent-kill-busy",
-            "the same, a worker busy",
+            "SIGKILL to the parent, a worker busy",
             "a task sleeps for 60 s",
             _GONE,
             lambda scene: causes.parent_ends(scene, signal.SIGKILL, tasks.nap, 60),
@@ -565,7 +586,7 @@ GROUPS: dict[str, tuple[Case, ...]] = {
         ),
         Case(
             "parent-kill-c",
-            "the same, busy in C",
+            "SIGKILL to the parent, a worker busy in C",
             "a task runs `sum(range(1 << 62))`",
             _GONE,
             lambda scene: causes.parent_ends(scene, signal.SIGKILL, tasks.loop_in_c),

@@ -257,6 +257,15 @@ def file_limit(scene: Scene) -> str:
     return name_of(outcome)
 
 
+def rebuild_blocks(scene: Scene) -> str:
+    """Return a value that takes very long to be rebuilt."""
+    handle = scene.make()
+    handle.submit(tasks.give_endless)
+    time.sleep(0.3)
+    scene.goes_on(handle)
+    return "others go on"
+
+
 def map_item(scene: Scene) -> str:
     """Map over items of which one cannot be pickled."""
     handle = scene.make()
@@ -507,7 +516,7 @@ def recycled(scene: Scene, workers: int, lifespan: int, count: int, size: int) -
 
 def timeout(scene: Scene, function: Callable[[], object]) -> str:
     """Run a task for ever, with a time limit."""
-    handle = scene.make(workers=1)
+    handle = scene.make(workers=1, deadlines=True)
     scene.goes_on(handle, 1)
     name = scene.fails(handle, function, timeout=0.5)
     scene.goes_on(handle)
@@ -516,7 +525,7 @@ def timeout(scene: Scene, function: Callable[[], object]) -> str:
 
 def timeout_siblings(scene: Scene) -> str:
     """Run a task for ever among others, with a time limit."""
-    handle = scene.make()
+    handle = scene.make(deadlines=True)
     scene.goes_on(handle, 1)
     stuck = handle.submit(tasks.loop_in_python, timeout=0.5)
     others = [handle.submit(tasks.nap_square, number, timeout=30) for number in range(40)]

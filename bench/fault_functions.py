@@ -230,6 +230,38 @@ def _rebuild(maker: int) -> NoReturn:
     raise ValueError(f"made by {maker}, cannot be rebuilt")
 
 
+class ExitsWhenPickled:
+    """A value whose pickling calls ``sys.exit``."""
+
+    def __reduce__(self) -> NoReturn:
+        sys.exit(3)
+
+
+class RebuiltBy:
+    """A value that is rebuilt in another process by a function of choice."""
+
+    def __init__(self, function: Callable[..., Any], *args: Any) -> None:
+        self.call = function, args
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return self.call
+
+
+def give_exiting() -> object:
+    """Return what exits when it is pickled."""
+    return ExitsWhenPickled()
+
+
+def give_exit() -> object:
+    """Return what exits when it is rebuilt."""
+    return RebuiltBy(sys.exit, 3)
+
+
+def give_endless() -> object:
+    """Return what takes a minute to be rebuilt."""
+    return RebuiltBy(time.sleep, 60)
+
+
 def raise_locked() -> NoReturn:
     """Raise what cannot be pickled."""
     raise HoldsLock

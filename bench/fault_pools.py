@@ -39,6 +39,8 @@ class Wants:
     """How many seconds an initializer may take."""
     nests: bool = False
     """Its tasks make pools of their own."""
+    deadlines: bool = False
+    """Its calls are given timeouts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -509,7 +511,9 @@ class Billiard(Library):
     name = package = "billiard"
     title = "billiard.pool.Pool"
     patience = 3.0  # it tells that a map's worker was lost after 10 s, whatever it is told
-    notes = "`lost_worker_timeout=1`, `enable_timeouts=True`, `timeout=`; `terminate_job` to cancel"
+    notes = (
+        "`lost_worker_timeout=1`, `timeout=` with `enable_timeouts=True`; `terminate_job` to cancel"
+    )
 
     def make(self, wants: Wants) -> Handle:
         from billiard.pool import Pool
@@ -523,7 +527,7 @@ class Billiard(Library):
                 wants.initargs,
                 maxtasksperchild=wants.lifespan,
                 lost_worker_timeout=1.0,  # 10 s otherwise
-                enable_timeouts=True,
+                enable_timeouts=wants.deadlines,
             )
         )
 
