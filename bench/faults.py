@@ -65,7 +65,7 @@ def _measure(
     pairs = [
         (library, case)
         for library, case in itertools.product(libraries, cases)
-        if not (options.lacking and case.name in columns[library.name].verdicts)
+        if _is_due(columns[library.name].verdicts.get(case.name), options)
     ]
     number = itertools.count(1)
     one_at_a_time = Lock()
@@ -85,6 +85,12 @@ def _measure(
     with ThreadPoolExecutor(options.jobs, thread_name_prefix="watch") as watchers:
         for done in [watchers.submit(run, pair) for pair in pairs]:
             done.result()
+
+
+def _is_due(known: Verdict | None, options: argparse.Namespace) -> bool:
+    if options.again:
+        return known is not None and known.sign in ("fails", "hangs")
+    return known is None or not options.lacking
 
 
 def _is_wanted(name: str, patterns: Sequence[str] | None) -> bool:
@@ -112,7 +118,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--case", nargs="+", metavar="NAME", help="cases, as 'killed-*'")
     parser.add_argument("--jobs", type=int, default=2, help="how many at a time (default: 2)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="keep all verdicts in FILE")
-    parser.add_argument("--lacking", action="store_true", help="only what --json FILE lacks")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--lacking", action="store_true", help="only what --json FILE lacks")
+    which.add_argument(
+        "--again",
+        action="store_true",
+        help="only what did not pass in --json FILE; this run counts",
+    )
     parser.add_argument("--write", type=Path, metavar="FILE", help="write the page to FILE")
     parser.add_argument("--list", action="store_true", help="list the cases and leave")
     return parser
