@@ -37,11 +37,14 @@ tells the rest.
 Every case is a small program in a process and a session of its own, on Linux, with the start method
 that is the library's default. A call that has not ended {wait:g} s after its fault counts as hanging,
 and so does a program that does not end {after:g} s after its last line, where that is looked at.
-{patient} have {factor:g} times as long, because their own time limits or restarts take longer than
-that by design. Each library is used in the way that it documents; what it has no call for is "–", and
-counts neither for nor against it. A cell says what was seen in one run; races may end
-differently in another. What a pass means is said per row below: it is never about a feature that only
-one library has, but a library may have decided on purpose against what a row asks for
+{patient} have {factor:g} times as long, because their own time limits or restarts take
+longer than that by design.
+
+Each library is used in the way that it documents; what it has no call for is "–", and counts neither
+for nor against it. A cell says what was seen in one run (on a machine that had other work, too); what
+did not pass was run again with `--again`, and the second run counts. Races may end differently on
+another machine. What a pass means is said per row below: it is never about a feature that only one
+library has, but a library may have decided on purpose against what a row asks for
 (`ProcessPoolExecutor`, for example, ends all its work when one worker dies).
 
 """
@@ -227,7 +230,7 @@ def _ours(column: Column | None) -> str:
 
 def _seen(name: str, column: Column) -> str:
     lines = [
-        f"- `{case}`: {verdict.seen}"
+        f"- `{case}`: {'no such call: ' if verdict.sign == 'none' else ''}{verdict.seen}"
         for case, verdict in ((case, column.verdicts.get(case)) for case in CASES)
         if verdict is not None and verdict.sign != "ok"
     ]

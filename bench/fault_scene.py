@@ -140,7 +140,7 @@ def shown(value: object) -> str:
 
 def brief(error: BaseException | None) -> str:
     """Return a short form of an error."""
-    text = " ".join(str(error).split())
+    text = " ".join("".join(filter(str.isprintable, f"{error}".replace("\n", " "))).split())
     return f"{type(error).__name__}: {text[:90]}" if text else type(error).__name__
 
 
