@@ -758,6 +758,8 @@ def interrupted(scene: Scene, call: Callable[[Handle], object], again: bool = Fa
         call(handle)
     except KeyboardInterrupt:
         took = time.monotonic() - begun - 0.6
+    except NoSuchCall:
+        raise
     except BaseException as error:
         raise Failed("other error", brief(error)) from None
     else:

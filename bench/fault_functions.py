@@ -38,8 +38,10 @@ def give_pid() -> int:
 
 
 def nap(seconds: float, path: str | None = None) -> int:
-    """Sleep, in Python's own sleep; leave a mark first."""
+    """Sleep, in Python's own sleep; leave a mark first. Run again, as some libraries do, be quick."""
     if path is not None:
+        if Path(path).exists():
+            return os.getpid()
         mark(path)
     time.sleep(seconds)
     return os.getpid()
@@ -117,7 +119,9 @@ def close_descriptors() -> int:
 
 
 def leave_a_child(path: str) -> None:
-    """Start a process that inherits every descriptor and lives on, then wait to be killed."""
+    """Start a process that inherits every descriptor and lives on, then wait to be killed, once."""
+    if Path(path).exists():
+        return
     subprocess.Popen(
         ["sleep", "30"],
         close_fds=False,
@@ -361,7 +365,9 @@ def loop_deaf(path: str | None = None) -> NoReturn:
 
 
 def ignore_sigterm() -> None:
-    """Be deaf to SIGTERM and SIGINT."""
+    """Be deaf to SIGTERM and SIGINT, where the task runs in the main thread, which alone may be."""
+    if threading.current_thread() is not threading.main_thread():
+        return
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
 
