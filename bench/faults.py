@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import signal
 import sys
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -33,6 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for case in CASES.values():
             print(f"{case.name:<20}{case.words}: {case.how}")
         return 0 if options.list else 2
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that nothing is left behind
     columns = columns_from(options.json) if options.json and options.json.exists() else {}
     libraries = [] if options.only == [] else _installed(options.only or list(POOLS))
     _measure(cases, libraries, columns, options)
@@ -82,9 +84,12 @@ def _measure(
                 f"{verdict.sign:<6}{verdict.took_s:>6.1f} s  {verdict.seen}"
             )
 
-    with ThreadPoolExecutor(options.jobs, thread_name_prefix="watch") as watchers:
+    watchers = ThreadPoolExecutor(options.jobs, thread_name_prefix="watch")
+    try:
         for done in [watchers.submit(run, pair) for pair in pairs]:
             done.result()
+    finally:  # those that run end within their deadlines, and clean up
+        watchers.shutdown(cancel_futures=True)
 
 
 def _is_due(known: Verdict | None, options: argparse.Namespace) -> bool:
