@@ -343,7 +343,7 @@ GROUPS: dict[str, tuple[Case, ...]] = {
             "endless",
             "imap: endless iterable",
             "3 results are read; the iterable ends after 3 s, for the sake of the machine",
-            "the 3 results come before that, and at most 10,000 items are taken",
+            "the 3 results come before that, and at most 1,000 items are taken",
             causes.endless,
         ),
     ),
