@@ -23,6 +23,7 @@ REASONS: dict[str, str] = {
     "without it the pool ends, and every call says so. Under forkserver and spawn it goes on.",
     "endless": "`imap` reads ahead of its reader without a bound, as the standard library's does.",
     "init-hangs": "`start_timeout` is accepted, and not kept yet.",
+    "file-limit": "The shared memory of the pool is a file to the system (`memfd_create`), too large for it.",
 }
 """Why glasspool does not pass a case, by the case's name, for as long as it does not."""
 
@@ -33,7 +34,7 @@ What becomes of the calls when something goes wrong: the same {count} faults, ca
 glasspool and on other process pools of Python. This page is written by
 
 ```
-python -m bench.faults --json faults.json --write docs/faults.md
+python -m bench.faults --json docs/faults.json --write docs/faults.md
 ```
 
 which measures what is installed; `--only LIBRARY` and `--case NAME` measure a part anew, `--help`
@@ -74,8 +75,7 @@ def document(columns: Mapping[str, Column]) -> str:
     return json.dumps(
         {
             "schema": SCHEMA,
-            "machine": machine(),
-            "python": platform.python_version(),
+            "machine": _where(),
             "columns": {
                 name: {
                     "version": column.version,
@@ -148,7 +148,6 @@ def _names(columns: Mapping[str, Column]) -> list[str]:
 
 
 def _who(columns: Mapping[str, Column], names: Iterable[str]) -> str:
-    about = machine()
     lines = [
         (
             f"`{POOLS[name].title}`",
@@ -160,8 +159,7 @@ def _who(columns: Mapping[str, Column], names: Iterable[str]) -> str:
         for name in names
     ]
     return (
-        f"Measured on {_system()}, {about['usable']} cores of {about['processor']}, "
-        f"Python {platform.python_version()}.\n\n"
+        f"Measured on {_where()}.\n\n"
         + markdown_table(("pool", "column", "version", "measured", "used as"), lines, left=5)
         + "\n"
     )
@@ -171,8 +169,13 @@ def _listed(names: Sequence[str]) -> str:
     return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
 
 
-def _system() -> str:
-    return f"{platform.system()} {'.'.join(platform.release().split('.')[:2])}"
+def _where() -> str:
+    about = machine()
+    system = f"{platform.system()} {'.'.join(platform.release().split('.')[:2])}"
+    return (
+        f"{system}, {about['usable']} cores of {about['processor']}, "
+        f"Python {platform.python_version()}"
+    )
 
 
 def _table(columns: Mapping[str, Column], names: Sequence[str]) -> str:
