@@ -108,7 +108,7 @@ class Scene:
         for number, job in enumerate(jobs):
             outcome = handle.outcome(job, max(0.1, deadline - time.monotonic()))
             if outcome.kind == "waiting":
-                raise Hangs(f"the pool does not go on: {count - number} of {count} calls wait")
+                raise Hangs(f"the pool does not go on: call {number + 1} of {count} waits")
             if outcome.kind == "error":
                 raise Failed("pool dead", f"a further call fails: {name_of(outcome)}")
             if outcome.value != number * number:
