@@ -168,6 +168,8 @@ class Feed:
         try:
             body, by_value = payload.dump_any(value)
         except Exception as error:
+            if payload.was_interrupted(value):
+                raise
             task = Task(
                 engine.next_id(), self._job, index, items, number, kind, b"", time.monotonic_ns()
             )

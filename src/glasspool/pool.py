@@ -299,9 +299,9 @@ class Pool(multiprocessing.pool.Pool):
         number, kind = 0, wire.APPLY
         body: bytes | payload.Parcel = b""
         failure: Exception | None = None
+        value: Any = args
         try:
             known = engine.callables.by_reference(func)
-            value: Any = args
             if kwds:
                 value, kind = (args, kwds), wire.APPLY | wire.KEYWORDS
             if known is None:
@@ -314,6 +314,8 @@ class Pool(multiprocessing.pool.Pool):
             if type(body) is not bytes:
                 kind |= wire.SEGMENT
         except Exception as error:
+            if payload.was_interrupted(value):
+                raise
             failure = error
         task = Task(engine.next_id(), result, 0, 1, number, kind, body, time.monotonic_ns())
         task.policy = policy

@@ -496,7 +496,7 @@ def test_under_fork_the_parent_has_one_child(make_forked: MakePool) -> None:
     pool.map(tasks.echo, range(9), chunksize=1)
     (template,) = set(me.children()) - before
     assert template.num_threads() == 1
-    assert comm(template.pid, template.pid) == f"gp{pool._engine.number} template"
+    assert comm(template.pid, template.pid) == f"gp{pool._engine.number}-template"
     assert all(p.ppid() == template.pid for p in template.children())
     wait_until(
         lambda: {p.pid for p in template.children()} == {p.pid for p in pool._pool},

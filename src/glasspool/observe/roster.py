@@ -136,8 +136,8 @@ def stats(engine: LocalEngine) -> dict[str, int]:
         "workers": len(workers),
         "idle": sum(worker.serves and not (worker.held or worker.direct) for worker in ready),
         "busy": len(busy),
-        "deaths": len(engine.deaths),
-        "replaced": len(engine.graves),
+        "deaths": engine.died_in_all,
+        "replaced": engine.buried_in_all,
         "over_memory": engine.over_memory,
         "waiting_bytes": waiting_bytes,
     }

@@ -57,6 +57,7 @@ class Coroner:
         """Write the death certificate of a worker, for one of the tasks that it had begun, if any."""
         certificate = self.examine(worker, task)
         self._engine.deaths.append(certificate)
+        self._engine.died_in_all += 1
         return certificate
 
     def examine(self, worker: Worker, task: Task | None) -> DeathCertificate:

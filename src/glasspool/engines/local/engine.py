@@ -124,6 +124,8 @@ class LocalEngine:
         self.callers: dict[int, tuple[str, float]] = {}
         self.graves: deque[Grave] = deque(maxlen=1000)
         self.deaths: deque[DeathCertificate] = deque(maxlen=100)
+        self.died_in_all = 0
+        self.buried_in_all = 0
         self.answerer: Callable[[LocalEngine, dict[str, Any]], dict[str, Any]] | None = None
         self.on_shutdown: Callable[[LocalEngine], None] | None = None
         self.on_disposed: Callable[[LocalEngine], None] | None = None
@@ -195,7 +197,7 @@ class LocalEngine:
     def prepare(self) -> None:
         """Fork the template, if the start method is fork. To be called with no thread of ours."""
         if self.start_method == "fork":
-            self.handler.fork_template(f"gp{self.number} template")
+            self.handler.fork_template(self.os_name_of_template)
         else:
             self.handler.use_context(f"gp{self.number} nanny")
 
@@ -418,6 +420,15 @@ class LocalEngine:
         """Return the name of one of our threads for the operating system."""
         return f"gp{self.number} {role}"
 
+    @property
+    def os_name_of_template(self) -> str:
+        """The template's name for the operating system.
+
+        Without a blank: CPython counts the threads of a process that forks in its ``/proc/self/stat``, and
+        takes what stands behind a blank in the name for the next field.
+        """
+        return f"gp{self.number}-template"
+
     def own_threads(self) -> dict[threading.Thread, tuple[tuple[str, ...], str]]:
         """Return our threads with their roles and states."""
         found: dict[threading.Thread, tuple[tuple[str, ...], str]] = {}
@@ -565,6 +576,7 @@ class LocalEngine:
         if not certified and self._is_a_loss(worker):
             self.coroner.certify(worker, None)
         self.coroner.see_off(worker)  # its box and record are somebody else's after the release
+        self.buried_in_all += 1
         self.graves.append(
             Grave(
                 slot=worker.slot,
@@ -665,7 +677,7 @@ class LocalEngine:
                 if handler is not None and handler.is_alive():
                     raise OSError(errno.EBUSY, "the pool's threads are busy")
                 if not self._terminating and not self.done.is_set():
-                    self.handler.fork_template(f"gp{self.number} template")
+                    self.handler.fork_template(self.os_name_of_template)
         except OSError as error:
             failure = error
             self.handler.drop_template()

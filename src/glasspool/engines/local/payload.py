@@ -257,6 +257,21 @@ def dump_any(value: Any) -> tuple[bytes | Parcel, bool]:
             raise error from None
 
 
+def was_interrupted(value: Any) -> bool:
+    """Tell, after an error, whether the value can be pickled after all.
+
+    Then a signal handler of the program raised in the middle of it (they run on the main thread), and
+    its exception is for the caller, not a fault of the value.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return False
+    try:
+        dump_any(value)
+    except Exception:
+        return False
+    return True
+
+
 def dump_in_one_piece(value: Any, by_value: bool) -> bytes:
     """Pickle a value, of any size, into bytes; by value where plain pickle cannot and it may be.
 
