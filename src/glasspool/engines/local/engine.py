@@ -30,14 +30,14 @@ from multiprocessing.process import BaseProcess
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from glasspool import registry
-from glasspool.engines.local import certificate
+from glasspool.engines.local import certificate, kernel
 from glasspool.engines.local import scoreboard as sb
 from glasspool.engines.local.blackbox import BlackBoxes
 from glasspool.engines.local.callables import Callables
 from glasspool.engines.local.certificate import Coroner
 from glasspool.engines.local.collector import Collector
 from glasspool.engines.local.duty import Duty
-from glasspool.engines.local.outbox import Outboxes
+from glasspool.engines.local.outbox import OUTBOX_BYTES, Outboxes
 from glasspool.engines.local.processes import MakeProcess, Recipe
 from glasspool.engines.local.scarcity import Shortage, no_thread
 from glasspool.engines.local.slots import Change
@@ -90,6 +90,18 @@ def _records(size: int) -> int:
     return size + max(8, size // 4)
 
 
+def _most_workers(size: int) -> int:
+    """Return to how many workers a pool can be resized that begins with so many."""
+    most = max(MOST, 4 * size)
+    limit = kernel.file_size_limit()
+    if limit is not None:
+        # The shared memory is files for the kernel: what they may grow to has to fit in.
+        records = min((limit - sb.RECORDS_AT) // sb.RECORD_BYTES, limit // OUTBOX_BYTES)
+        while most > size and _records(most) > records:
+            most -= 1
+    return most
+
+
 class Grave(NamedTuple):
     """A worker that has ended: its account, and how it ended."""
 
@@ -136,7 +148,7 @@ class LocalEngine:
         self.next_id: Callable[[], int] = itertools.count(1).__next__
         self.owner: int = os.getpid()
         self.shortage: Shortage = Shortage(plan.name, plan.made_at)
-        self.most: int = max(MOST, 4 * plan.size)
+        self.most: int = _most_workers(plan.size)
         with contextlib.ExitStack() as undo:
             self.board: sb.Board = sb.Board.create(
                 plan.name,

@@ -84,6 +84,16 @@ def name_process(pid: int, name: str) -> None:
         file.write(name.encode()[:15])
 
 
+def file_size_limit() -> int | None:
+    """Return how large a file of this process may be, in bytes (``ulimit -f``); None: as it likes."""
+    try:
+        import resource
+    except ImportError:  # not a Unix
+        return None
+    limit, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
+    return None if limit == resource.RLIM_INFINITY else limit
+
+
 def stacks_signal() -> int | None:
     """Return the signal that asks a worker for its stacks; None where there is no such signal."""
     return _real_time_signal(7)
