@@ -590,6 +590,8 @@ class Pool(multiprocessing.pool.Pool):
         """
         if timeout is not None and not timeout >= 0:
             raise ValueError(f"timeout must be 0 or more (seconds), not {timeout!r}")
+        import glasspool.undone  # noqa: F401  # here: the collector's thread is not to load it
+
         self._check_owner()
         self._check_may_wait("drain()")
         engine = self._engine

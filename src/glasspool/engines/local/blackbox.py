@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import struct
 import time
 from multiprocessing import reduction
@@ -185,8 +184,10 @@ def _attach(duplicate: Any, count: int) -> BlackBoxes:
 
 def _text(raw: bytes) -> str:
     """Make a line harmless for whoever prints it: it may hold escape codes of a terminal."""
-    text = _ESCAPES.sub("", raw.decode("utf-8", "replace")).expandtabs().rstrip()
+    import re  # not before somebody has died
+
+    text = re.sub(_ESCAPES, "", raw.decode("utf-8", "replace")).expandtabs().rstrip()
     return "".join(sign if sign.isprintable() else "?" for sign in text)[:500]
 
 
-_ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+_ESCAPES = r"\x1b\[[0-9;?]*[A-Za-z]"

@@ -36,7 +36,6 @@ from glasspool.engines.local.workers import BEGIN_LIMIT_S, Worker, report_thread
 from glasspool.errors import GlasspoolError, TaskCancelled, TaskExit, WorkerDied
 from glasspool.ledger import CANCELLED, DONE, ENDED, FAILED, LOST, WAITING, Held, Ledger, Task
 from glasspool.processors import usable_processors
-from glasspool.undone import undone
 
 if TYPE_CHECKING:
     from glasspool.engines.local.engine import LocalEngine
@@ -1072,7 +1071,9 @@ class Collector:
         self._put_aside()
 
     def _put_aside(self) -> None:
-        """End the tasks that wait, and note them for the caller of ``drain``."""
+        """End the tasks that wait, and note them for the caller of ``drain``, who has loaded this."""
+        from glasspool.undone import undone
+
         while (task := self.ledger.next_waiting()) is not None:
             known = self._engine.callables.find(task.call)
             self.undone.append(undone(task, known))

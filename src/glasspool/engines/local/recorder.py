@@ -20,15 +20,17 @@ import contextlib
 import faulthandler
 import io
 import itertools
-import logging
 import mmap
 import os
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from glasspool.engines.local import blackbox, kernel
 from glasspool.engines.local.blackbox import LOG, LOG_AT, LOG_SLOTS, OUTPUT_AT, OUTPUT_BYTES
+
+if TYPE_CHECKING:
+    import logging
 
 _LEAST_FD = 200
 """Our descriptor keeps off the low numbers: those are used again first if a task closes them all."""
@@ -37,6 +39,9 @@ _LINE = 500
 _SAFE = (str, int, float, bool, bytes, type(None))
 
 _current: Recorder | None = None
+
+awaits_logging = False
+"""Whether nobody has imported ``logging`` here yet, so that there are no log lines to follow."""
 
 
 def install(boxes: blackbox.BlackBoxes, record: int) -> None:
@@ -47,11 +52,19 @@ def install(boxes: blackbox.BlackBoxes, record: int) -> None:
     recorder = Recorder(boxes, record, had)
     _current = recorder
     recorder.trace_faults()
-    recorder.follow_log()
+    look_for_logging()
     for stream in (sys.stdout, sys.stderr):
         recorder.follow_stream(stream)
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(after_in_child=recorder.abandon)
+
+
+def look_for_logging() -> None:
+    """Follow the log lines of this process as soon as there can be any."""
+    global awaits_logging
+    awaits_logging = "logging" not in sys.modules
+    if _current is not None and not awaits_logging:
+        _current.follow_log()
 
 
 class Recorder:
@@ -97,6 +110,8 @@ class Recorder:
 
     def follow_log(self) -> None:
         """Copy each record that a logger passes to its handlers, after they have had it."""
+        import logging
+
         call_handlers = logging.Logger.callHandlers
         note = self._note_record
 
@@ -157,8 +172,9 @@ class Recorder:
         if os.getpid() == self._pid or self._written < 0:
             return
         self._written = -1
-        if logging.Logger.callHandlers is self._follower:
-            logging.Logger.callHandlers = self._call_handlers  # type: ignore[method-assign]
+        logger = getattr(sys.modules.get("logging"), "Logger", None)
+        if logger is not None and logger.callHandlers is self._follower:
+            logger.callHandlers = self._call_handlers
         for stream, follower in self._streams:
             if vars(stream).get("write") is follower:
                 del stream.write

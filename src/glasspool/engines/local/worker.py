@@ -388,6 +388,8 @@ class Worker:
                 function, name = known.get(), known.name
         except BaseException as error:
             raise _Unloadable from error
+        if recorder.awaits_logging:
+            recorder.look_for_logging()
         self._task = (task, name)
         mode = flags & wire.MODE
         if mode == wire.SINGLE:
