@@ -112,8 +112,8 @@ def _run(options: argparse.Namespace, target: str | None, theirs: list[str]) -> 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="glasspool run",
-        usage="glasspool run [--json FILE] [--quiet] [--hang-after SECONDS] "
-        "(SCRIPT | -m MODULE) [ARGS ...]",
+        usage="glasspool run [--json FILE] [--quiet] [--hang-after SECONDS]"
+        "\n                     (SCRIPT | -m MODULE) [ARGS ...]",
         description=DESCRIPTION,
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
