@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import multiprocessing
 import time
-from collections.abc import Callable, Iterator
-from multiprocessing.context import BaseContext
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import life_slow_import
 import life_tasks as tasks
@@ -17,35 +15,6 @@ import glasspool
 
 LIMIT_S = 30.0
 MakePool = Callable[..., "glasspool.Pool"]
-
-
-@pytest.fixture
-def make(ctx: BaseContext, leak_check: None) -> Iterator[MakePool]:
-    """Return a callable that makes pools with each start method, and ends them with the test."""
-    yield from maker(ctx)
-
-
-@pytest.fixture
-def make_forked(leak_check: None) -> Iterator[MakePool]:
-    """Return a callable that makes pools under fork, where that is enough."""
-    yield from maker(multiprocessing.get_context("fork"))
-
-
-def maker(ctx: BaseContext) -> Iterator[MakePool]:
-    """Make pools, and end them."""
-    made: list[glasspool.Pool] = []
-
-    def make_one(*args: Any, **kwds: Any) -> glasspool.Pool:
-        pool = glasspool.Pool(*args, context=ctx, **kwds)
-        made.append(pool)
-        return pool
-
-    yield make_one
-    while made:
-        pool = made.pop()
-        pool.terminate()
-        assert pool._engine.done.wait(LIMIT_S), f"{pool.name} does not end"
-        pool.join()
 
 
 @pytest.mark.parametrize("how", ["sys.exit", "kill", "rebuild"])

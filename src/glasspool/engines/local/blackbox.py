@@ -23,12 +23,9 @@ import contextlib
 import os
 import struct
 import time
-from multiprocessing import reduction
-from typing import Any
 
 from glasspool.engines.local import kernel
-from glasspool.engines.local.payload import _new_segment
-from glasspool.engines.local.scoreboard import reserve_memory
+from glasspool.engines.local.recordfile import RecordFile
 
 RING_BYTES = 8192
 WORDS = struct.Struct("<3Q")
@@ -51,47 +48,14 @@ READ_BYTES = 256 * 1024
 LINES = 5
 
 
-class BlackBoxes:
-    """The black boxes of a pool, one per record of the scoreboard."""
+class BlackBoxes(RecordFile):
+    """The black boxes of a pool: a ring each, and behind all rings the traces."""
+
+    place_bytes = RING_BYTES
 
     def __init__(self, fd: int, count: int) -> None:
-        self.fd: int = fd
-        self.count = count
-        self._reserved = count
+        super().__init__(fd, count)
         self._asked_ns: dict[int, int] = {}
-
-    @classmethod
-    def create(cls, count: int, capacity: int = 0) -> BlackBoxes:
-        """Make the file, and reserve the rings of the first ``count``; ``reserve`` adds more.
-
-        Raises:
-            OSError: There is no room for it.
-        """
-        fd = _new_segment()
-        try:
-            capacity = max(count, capacity)
-            os.ftruncate(fd, capacity * RING_BYTES)
-            reserve_memory(fd, 0, count * RING_BYTES)
-        except BaseException:
-            os.close(fd)
-            raise
-        made = cls(fd, capacity)
-        made._reserved = count
-        return made
-
-    def reserve(self, record: int) -> None:
-        """Make sure that there is memory for a ring. Only the parent calls it, in order.
-
-        Raises:
-            OSError: There is none.
-        """
-        if record >= self._reserved:
-            reserve_memory(self.fd, record * RING_BYTES, RING_BYTES)
-            self._reserved = record + 1
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        # To a worker that is being spawned the descriptor goes by multiprocessing's own way.
-        return _attach, (reduction.DupFd(self.fd), self.count)
 
     def traces_at(self, record: int) -> int:
         """Return where the traces of a record begin in the file."""
@@ -170,16 +134,6 @@ class BlackBoxes:
     def asked_ns(self, record: int) -> int | None:
         """Return when the worker was last asked for its stacks (``time.monotonic_ns()``)."""
         return self._asked_ns.get(record)
-
-    def close(self) -> None:
-        """Close the descriptor. Safe to call twice."""
-        fd, self.fd = self.fd, -1
-        if fd >= 0:
-            os.close(fd)
-
-
-def _attach(duplicate: Any, count: int) -> BlackBoxes:
-    return BlackBoxes(duplicate.detach(), count)
 
 
 def _text(raw: bytes) -> str:

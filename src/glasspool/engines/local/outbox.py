@@ -13,14 +13,10 @@ from __future__ import annotations
 
 import errno
 import mmap
-import os
 import socket
-from multiprocessing import reduction
-from typing import Any
 
 from glasspool.engines.local import channel
-from glasspool.engines.local.payload import _new_segment
-from glasspool.engines.local.scoreboard import reserve_memory
+from glasspool.engines.local.recordfile import RecordFile
 from glasspool.engines.local.wire import REPLY
 
 OUTBOX_BYTES = 64 * 1024
@@ -32,49 +28,16 @@ _DATA_AT = 64
 CAPACITY = OUTBOX_BYTES - _DATA_AT
 
 
-class Outboxes:
-    """The outboxes of a pool, one per record of the scoreboard, in one anonymous file."""
+class Outboxes(RecordFile):
+    """The outboxes of a pool."""
+
+    place_bytes = OUTBOX_BYTES
 
     def __init__(self, fd: int, count: int) -> None:
-        self.fd: int = fd
-        self.count = count
-        self._reserved = count
+        super().__init__(fd, count)
         self.memory: mmap.mmap = mmap.mmap(fd, count * OUTBOX_BYTES)
         self.view: memoryview[int] = memoryview(self.memory)
         self.words: memoryview[int] = self.view.cast("Q")
-
-    @classmethod
-    def create(cls, count: int, capacity: int = 0) -> Outboxes:
-        """Make the memory, and reserve that of the first ``count``; ``reserve`` adds more.
-
-        Raises:
-            OSError: There is no room for it.
-        """
-        fd = _new_segment()
-        try:
-            capacity = max(count, capacity)
-            os.ftruncate(fd, capacity * OUTBOX_BYTES)
-            reserve_memory(fd, 0, count * OUTBOX_BYTES)
-            made = cls(fd, capacity)
-            made._reserved = count
-            return made
-        except BaseException:
-            os.close(fd)
-            raise
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        # To a worker that is being spawned the descriptor goes by multiprocessing's own way.
-        return _attach, (reduction.DupFd(self.fd), self.count)
-
-    def reserve(self, record: int) -> None:
-        """Make sure that there is memory for an outbox. Only the parent calls it, in order.
-
-        Raises:
-            OSError: There is none.
-        """
-        if record >= self._reserved:
-            reserve_memory(self.fd, record * OUTBOX_BYTES, OUTBOX_BYTES)
-            self._reserved = record + 1
 
     def clear(self, record: int) -> None:
         """Empty an outbox for its next worker. Only the parent calls it, when no worker has it."""
@@ -88,16 +51,11 @@ class Outboxes:
 
     def close(self) -> None:
         """Unmap the memory and close the descriptor. Safe to call twice."""
-        fd, self.fd = self.fd, -1
-        if fd >= 0:
+        if self.fd >= 0:
             self.words.release()
             self.view.release()
             self.memory.close()
-            os.close(fd)
-
-
-def _attach(duplicate: Any, count: int) -> Outboxes:
-    return Outboxes(duplicate.detach(), count)
+        super().close()
 
 
 class Outbox:
