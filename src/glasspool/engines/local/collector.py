@@ -1,6 +1,8 @@
 """The task-handler and result-handler: one loop that hands tasks out and takes results in.
 
-Owns: the ledger, and what it knows of each worker (``Worker``, the collector's fields). Thread:
+Owns: the ledger, and what it knows of each worker (``Worker``, the collector's fields). What belongs to
+its thread, but is a duty of its own, is in parts that it alone calls: who comes and goes (``staffing``),
+who is stuck (``lookout``), which tasks end before their time (``interrupts``). Thread:
 ``NAME task-handler+result-handler``, started and stopped by the engine. It waits for its mailbox and
 for the workers' channels, and, only while a worker holds more than one task, for the next time to look
 whether one of them is stuck. It never waits in a send, and runs no code of the user's: values are
@@ -25,17 +27,16 @@ from glasspool.engines.local import channel, kernel, wire
 from glasspool.engines.local import scoreboard as sb
 from glasspool.engines.local.direct import Lender
 from glasspool.engines.local.interrupts import Interrupts
+from glasspool.engines.local.lookout import Lookout
 from glasspool.engines.local.mailbox import Mailbox
-from glasspool.engines.local.memory import excess
 from glasspool.engines.local.outcome import RAISED, arrived, raised_classes
 from glasspool.engines.local.payload import Parcel, most_open
-from glasspool.engines.local.slots import Change, Slots
+from glasspool.engines.local.staffing import Staff
 from glasspool.engines.local.timers import Timers
 from glasspool.engines.local.worker import class_name
-from glasspool.engines.local.workers import BEGIN_LIMIT_S, Worker, report_thread_error
+from glasspool.engines.local.workers import Worker, report_thread_error
 from glasspool.errors import GlasspoolError, TaskCancelled, TaskExit, WorkerDied
 from glasspool.ledger import CANCELLED, DONE, ENDED, FAILED, LOST, WAITING, Held, Ledger, Task
-from glasspool.processors import usable_processors
 
 if TYPE_CHECKING:
     from glasspool.engines.local.engine import LocalEngine
@@ -46,10 +47,6 @@ BATCH_BYTES = 96 * 1024
 ALONE_BYTES = 16 * 1024
 FORGET_AT_ONCE = 500
 SEGMENTS_HELD = 16
-LOOK_AFTER_NS = 1_000_000
-LOOK_EVERY_S = 0.002
-LINE = 3
-"""So many workers of a slot may there be: one in charge, the next, and the one after that."""
 
 _NO_DESCRIPTORS = (errno.EMFILE, errno.ENFILE)
 _HOW = {wire.OK: DONE, wire.OK_SEGMENT: DONE}
@@ -75,13 +72,8 @@ class Collector:
         self.lender: Lender = Lender(self, self._poll, lends=_may_lend(engine))
         # Workers that hold something but have room, in order.
         self._hungry: dict[Worker, None] = {}
-        # All and perhaps more than the workers that hold more than one task: those to look after.
-        self._ahead: dict[Worker, None] = {}
-        self.slots: Slots = Slots(engine.size)
-        self._processors = usable_processors()
-        self._start_ns: float = 0.0  # how long the latest worker took from its start to its hello
-        self._look_at: float | None = None
-        self._expects_begins = False
+        self.staff: Staff = Staff(self, engine)
+        self._lookout = Lookout(self, engine)
         self.timers: Timers = Timers()
         self._interrupts = Interrupts(self, engine)
         self.closing: bool = False
@@ -106,7 +98,7 @@ class Collector:
         return not self._ended
 
     def _turn(self) -> None:
-        poll, mailbox = self._poll, self.mailbox
+        poll, mailbox, lookout = self._poll, self.mailbox, self._lookout
         while True:
             self._work_off()
             if self._ended or self._parked:
@@ -115,7 +107,7 @@ class Collector:
                 if self.draining:
                     self._put_aside()
                 else:
-                    self._hand_out()
+                    self.hand_out()
             if self.closing and not self.stopped and self._is_finished():
                 self._stop_workers(hard=False)
             if not self.stall.watching:
@@ -128,14 +120,15 @@ class Collector:
                 else:
                     self._attend(fd, event)
             mailbox.wake_up(rung)
-            if self._look_at is not None and time.monotonic() >= self._look_at:
-                self._look()
+            if lookout.look_at is not None and time.monotonic() >= lookout.look_at:
+                lookout.look()
             self.timers.run_due()
 
     def _time_to_wait(self) -> float | None:
         left = self.timers.next_s()
-        if self._look_at is not None:
-            look = max(0.0, self._look_at - time.monotonic())
+        look_at = self._lookout.look_at
+        if look_at is not None:
+            look = max(0.0, look_at - time.monotonic())
             return look if left is None else min(look, left)
         return left
 
@@ -245,8 +238,8 @@ class Collector:
             worker.choked = False
             self._poll.modify(fd, select.EPOLLIN)
             self._post_ping(worker)
-            self._post_stop(worker)
-            self._make_hungry(worker)
+            self.staff.post_stop(worker)
+            self.make_hungry(worker)
         if event & ~select.EPOLLOUT:
             self._hear(worker)
 
@@ -262,7 +255,8 @@ class Collector:
 
     # Handing out ----------------------------------------------------------------------------------
 
-    def _hand_out(self) -> None:
+    def hand_out(self) -> None:
+        """Give the tasks that wait to workers that have room."""
         ledger, hungry = self.ledger, self._hungry
         if self.draining:
             return
@@ -276,7 +270,7 @@ class Collector:
                 if not worker.mine:
                     continue  # it has become idle since
             if not worker.serves:
-                self._move_on(worker)  # a caller gave it back after it had been dismissed
+                self.staff.move_on(worker)  # a caller gave it back after it had been dismissed
                 continue
             held = worker.held
             if worker.ready and not worker.choked and held is not None:
@@ -294,24 +288,39 @@ class Collector:
         first = ledger.next_waiting()
         if first is None or self.draining or worker.interrupt is not None:
             return
-        was_idle = not held.tasks
         pace = self.pace.get(first.call)
+        wanted = self._room(worker, held, pace)
+        if wanted <= 0:
+            return
+        was_idle = not held.tasks
+        message = _Message(worker)
+        self._fill(message, held, wanted)
+        if not message.sent:
+            return
+        if not self.post(worker, b"".join(message.parts), message.fd):
+            ledger.unsend(held, message.sent)
+            worker.known.difference_update(task.call for task in message.sent)
+            return
+        if was_idle:
+            worker.heard_ns = time.monotonic_ns()
+        self._note_sent(message, held, pace)
+
+    def _room(self, worker: Worker, held: Held, pace: float | None) -> int:
+        """Return how many of the waiting tasks a worker should be given now."""
         wanted = batching.room(pace, len(held))
         if worker.quota is not None:
             wanted = min(wanted, worker.quota)
-        wanted = min(wanted, batching.share(len(ledger.waiting), len(self.workers)))
-        if wanted <= 0:
-            return
-        parts: list[bytes] = []
-        sent: list[Task] = []
-        fd: int | None = None
-        size = 0
-        timed = False
-        parts += [
-            wire.REQUEST.pack(wire.FORGET, 0, number, 0, 0, 0)
-            for number in worker.forget[:FORGET_AT_ONCE]
-        ]
-        while len(sent) < wanted and fd is None:
+        return min(wanted, batching.share(len(self.ledger.waiting), len(self.workers)))
+
+    def _fill(self, message: _Message, held: Held, wanted: int) -> None:
+        """Put as many of the waiting tasks as are wanted, and fit, into a message.
+
+        The loop runs once for each task of the pool's: what only few tasks need is elsewhere.
+        """
+        ledger, worker = self.ledger, message.worker
+        parts, sent, known = message.parts, message.sent, worker.known
+        pack, head_size = wire.REQUEST.pack, wire.REQUEST.size
+        while len(sent) < wanted and message.fd is None:
             task = ledger.next_waiting()
             if task is None:
                 break
@@ -319,78 +328,70 @@ class Collector:
             if isinstance(body, Parcel):
                 if sent or len(held) >= self._most_segments():
                     break
-                error = self._open(body)
-                if error is not None:
-                    if error.errno in _NO_DESCRIPTORS and self.ledger.sent:
-                        break  # the end of any task gives some back, and brings us here again
-                    self.settle_here(task, error, FAILED)
+                if not self._open(task, body):
+                    if task.state == WAITING:
+                        break
                     continue
-            if task.call and task.call not in worker.known:
-                definition, segment = self.define(task.call)
-                if segment is not None or len(definition) > ALONE_BYTES:
-                    if sent or not self._post(worker, definition, segment):
-                        break  # it travels alone
-                    worker.known.add(task.call)
-                    continue
-                parts.append(definition)
-                size += len(definition)
-                worker.known.add(task.call)
+            if task.call and task.call not in known and not self._introduce(message, task.call):
+                break
             if isinstance(body, Parcel):
-                fd, body = body.fd, body.head
-            size += len(body) + wire.REQUEST.size
-            if sent and size > BATCH_BYTES:
+                message.fd, body = body.fd, body.head
+            message.size += len(body) + head_size
+            if sent and message.size > BATCH_BYTES:
                 break
             ledger.send(held)
             sent.append(task)
             kind = wire.TASK
             if task.policy is not None:
-                timed = True
+                message.timed = True
                 kind |= min(task.attempts, wire.MOST_ATTEMPTS) << 8
-            parts.append(
-                wire.REQUEST.pack(kind, task.kind, task.call, task.id, task.seq, len(body))
-            )
+            parts.append(pack(kind, task.kind, task.call, task.id, task.seq, len(body)))
             parts.append(body)
-        if not sent:
-            return
-        if not self._post(worker, b"".join(parts), fd):
-            ledger.unsend(held, sent)
-            worker.known.difference_update(task.call for task in sent)
-            return
+
+    def _open(self, task: Task, parcel: Parcel) -> bool:
+        """Have a task's parcel in a segment; if that fails the task has ended, or can be sent later."""
+        try:
+            parcel.open()
+        except OSError as error:
+            if error.errno in _NO_DESCRIPTORS and self.ledger.sent:
+                return False  # the end of any task gives some back, and brings us here again
+            self.settle_here(task, error, FAILED)
+            return False
+        return True
+
+    def _introduce(self, message: _Message, call: int) -> bool:
+        """Tell a worker of a callable, in the message or ahead of it; False if it has to wait."""
+        worker = message.worker
+        definition, segment = self.define(call)
+        if segment is None and len(definition) <= ALONE_BYTES:
+            message.parts.append(definition)
+            message.size += len(definition)
+        elif message.sent or not self.post(worker, definition, segment):
+            return False  # it travels alone
+        worker.known.add(call)
+        return True
+
+    def _note_sent(self, message: _Message, held: Held, pace: float | None) -> None:
+        """Note what a worker has been sent, and arrange what is to follow from it."""
+        worker = message.worker
         del worker.forget[:FORGET_AT_ONCE]
         if worker.quota is not None:
-            worker.quota -= len(sent)
-        if was_idle:
-            worker.heard_ns = time.monotonic_ns()
-        if timed:
+            worker.quota -= len(message.sent)
+        if message.timed:
             self._interrupts.watch(worker, held)
-        self._expect_begins()
-        if worker.quota is not None and self._is_near_its_end(worker.quota, pace):
-            self._retire(worker)
+        self._lookout.expect_begins()
+        self.staff.count_down(worker, pace)
         if worker.quota != 0 and pace is not None and batching.room(pace, len(held)) > 0:
             self._hungry[worker] = None
-        if len(held) > 1:
-            self._ahead[worker] = None
-        self._arm_look(held)
+        self._lookout.sent(worker, held)
         watch = self._engine.handler.hard_watch
         if watch is not None and not watch.is_on:
             watch.is_on = True
             self._engine.handler.mailbox.put(watch.begin)
 
-    def _open(self, parcel: Parcel) -> OSError | None:
-        """Have a parcel in a segment; return what keeps it out."""
-        try:
-            parcel.open()
-        except OSError as error:
-            return error
-        return None
-
     def _most_segments(self) -> int:
         """Return how many tasks a worker may hold with another one in a segment: each keeps it open."""
         return max(2, min(SEGMENTS_HELD, most_open() // max(1, len(self.workers))))
-
-    def _arm_look(self, held: Held) -> None:
-        if self._look_at is None and len(held) > 1:
-            self._look_at = time.monotonic() + LOOK_EVERY_S
 
     def define(self, call: int) -> tuple[bytes, int | None]:
         """Return the message part that tells a worker of a callable, and its segment if it has one.
@@ -407,14 +408,15 @@ class Collector:
         body = name + known.body
         return wire.REQUEST.pack(wire.CALLABLE, flags, call, 0, 0, len(body)) + body, None
 
-    def _post(self, worker: Worker, message: bytes, fd: int | None = None) -> bool:
+    def post(self, worker: Worker, message: bytes, fd: int | None = None) -> bool:
+        """Send a message to a worker; False if there is no room for it, or nobody to read it."""
         try:
             if channel.try_send(worker.end, message, fd):
                 return True
         except OSError as error:
             if error.errno == errno.ETOOMANYREFS:
                 # This user has too many descriptors on their way, perhaps in other programs.
-                self._look_at = self._look_at or time.monotonic() + LOOK_EVERY_S
+                self._lookout.look_soon()
             else:
                 worker.ready = False  # it is dying; its death will be told
             return False
@@ -422,17 +424,22 @@ class Collector:
         self._poll.modify(worker.fd, select.EPOLLIN | select.EPOLLOUT)
         return False
 
-    def _make_hungry(self, worker: Worker) -> None:
+    def make_hungry(self, worker: Worker) -> None:
+        """Let a worker that is ours be given tasks again, by us or by a caller."""
         if self._is_idle(worker):
             self.lender.offer(worker)
         elif worker.ready and worker.serves and not worker.stopping:
             self._hungry[worker] = None
 
+    def pass_over(self, worker: Worker) -> None:
+        """Give a worker nothing before it is hungry again."""
+        self._hungry.pop(worker, None)
+
     def _is_idle(self, worker: Worker) -> bool:
         """Tell whether a worker that is ours could be lent: all that was sent to it is answered."""
-        return self._is_done(worker) and worker.serves and worker.quota != 0
+        return self.is_done(worker) and worker.serves and worker.quota != 0
 
-    def _is_done(self, worker: Worker) -> bool:
+    def is_done(self, worker: Worker) -> bool:
         """Tell whether a worker that is ours has answered all that was sent to it."""
         held = worker.held
         return (
@@ -463,10 +470,10 @@ class Collector:
             return
         if message:
             self._take(worker, message, fds)
-        self._arm_look(held)
-        self._watch_stop(worker)
+        self._lookout.arm(held)
+        self.staff.watch_stop(worker)
         if worker.retiring or not worker.serves:
-            self._move_on(worker)
+            self.staff.move_on(worker)
         if not worker.ready or worker.stopping or not (worker.serves and worker.mine):
             return
         if self.ledger.waiting and not worker.choked:
@@ -474,7 +481,7 @@ class Collector:
         if self._is_idle(worker):
             self.lender.offer(worker)
             if not self.ledger.waiting:
-                self._relieve()
+                self._lookout.relieve()
 
     def _cut_off(self, worker: Worker) -> None:
         """End a worker whose channel has ended: it leaves, or a task closed its descriptors."""
@@ -529,6 +536,10 @@ class Collector:
         if settled and (not call or self._engine.callables.find(call) is not None):
             measured = (last_ns - first_ns) / settled
             self.pace[call] = batching.new_pace(self.pace.get(call), measured)
+
+    def take_boxed(self, worker: Worker) -> None:
+        """Settle the tasks whose results lie in a worker's outbox."""
+        self._take(worker, self._engine.boxes.read(worker.record), [], by_message=False)
 
     def _is_past(self, held: Held, task_id: int, begun: int) -> bool:
         """Tell whether what still lies in an outbox is of an earlier attempt of a task."""
@@ -585,7 +596,7 @@ class Collector:
         elif kind == wire.HELLO:
             _, worker.ident, worker.native_id = marshal.loads(body)
             worker.initialized_ns = (begun, ended)
-            self._start_ns = ended - worker.started_ns
+            self.staff.start_ns = ended - worker.started_ns
             worker.ready = True
             self._engine.worker_ready(worker)
         elif kind == wire.INITIALIZER_FAILED:
@@ -603,7 +614,7 @@ class Collector:
             self._interrupts.told(worker, begun, body)
         elif kind == wire.LARGE:
             # Not here: this may be a caller's thread.
-            self.mailbox.put(lambda: self.recycle(worker, begun))
+            self.mailbox.put(lambda: self.staff.recycle(worker, begun))
         elif kind == wire.STACKS:
             told = marshal.loads(body)
             worker.told_stacks = (time.monotonic_ns(), told)
@@ -623,97 +634,13 @@ class Collector:
             task.payload = None
             task.job.settle(task, RAISED, error, worker, 0, 0)
 
-    # Looking after workers that are stuck -----------------------------------------------------------
-
-    def _look(self) -> None:
-        """Read the outboxes of workers that have been silent, and relieve those that are stuck.
-
-        A worker tells of short tasks in groups; if a long task follows some short ones, this is how
-        the short ones' results get through, and how tasks behind the long one get to idle workers.
-        """
-        now = time.monotonic_ns()
-        again = False
-        for worker in list(self._ahead):
-            held = worker.held
-            if held is None or len(held) < 2:
-                del self._ahead[worker]
-                continue
-            if worker.stuck:
-                continue
-            if now - worker.heard_ns < LOOK_AFTER_NS:
-                again = True
-                continue
-            before = len(held)
-            self._take(worker, self._engine.boxes.read(worker.record), [], by_message=False)
-            worker.stuck = len(held) == before and self._is_long(worker, held, now)
-            again = again or not worker.stuck
-        self._look_at = time.monotonic() + LOOK_EVERY_S if again else None
-        if self.lender.idle and not self.ledger.waiting:
-            self._relieve()
+    # Tasks that workers have not begun -----------------------------------------------------------
 
     def has_begun(self, worker: Worker, task: Task) -> bool:
         """Tell whether a worker has begun a task that it was sent (any thread)."""
         return self._engine.board.has_begun(worker.record, task.seq)
 
-    def _expect_begins(self) -> None:
-        if not self._expects_begins:
-            self._expects_begins = True
-            self.timers.later(BEGIN_LIMIT_S, self._look_for_begins)
-
-    def _look_for_begins(self) -> None:
-        """Take tasks back from workers that do not begin them: others may have time for them.
-
-        Looks again only while there is something that has not begun, and so not while tasks are long.
-        """
-        self._expects_begins = is_waiting = False
-        now = time.monotonic_ns()
-        for worker in list(self.workers.values()):
-            held = worker.held
-            if held is None or not held.tasks or worker.interrupt is not None:
-                continue
-            first = next(iter(held.tasks.values()))
-            if self._engine.board.has_begun(worker.record, first.seq):
-                continue
-            is_late = worker.mine and now - worker.heard_ns > BEGIN_LIMIT_S * 1e9
-            if is_late and self.lender.idle:
-                self._take_back(worker, held)
-            else:
-                is_waiting = True
-        if is_waiting:
-            self._expect_begins()
-
-    def _is_long(self, worker: Worker, held: Held, now: int) -> bool:
-        """Tell whether the worker is inside a task for so long that it tells us of its end at once.
-
-        Until then it has to be looked at: it may be about to box short results in silence.
-        """
-        first = next(iter(held.tasks.values()), None)
-        if first is None:
-            return False
-        entry = self._engine.board.entry(worker.record, first.seq)
-        return entry is not None and not entry.ended_ns and now - entry.begun_ns > LOOK_AFTER_NS
-
-    def _relieve(self) -> None:
-        """Take unbegun tasks back from the worker that has most of them, for an idle one."""
-        victim: Worker | None = None
-        most = 0.0
-        for worker in list(self._ahead):
-            unbegun = len(worker.held) - 1 if worker.held is not None else 0
-            if unbegun > 0:
-                weight = unbegun * (1000.0 if worker.stuck else 1.0)
-                if weight > most:
-                    victim, most = worker, weight
-            else:
-                del self._ahead[worker]
-        if victim is None or victim.held is None:
-            return
-        newest = next(reversed(victim.held.tasks.values()))
-        pace = None if victim.stuck else self.pace.get(newest.call)
-        if batching.worth_taking_back(pace, len(victim.held) - 1):
-            self._take_back(victim, victim.held)
-            self._hand_out()
-
-    def _take_back(self, worker: Worker, held: Held) -> None:
+    def take_back(self, worker: Worker, held: Held) -> None:
         """Let wait again what a worker has not begun, and make sure that it never will.
 
         The parent says which numbers are to be skipped, and then looks which have begun; the worker
@@ -738,12 +665,7 @@ class Collector:
         worker.quota = self._engine.maxtasksperchild
         self.workers[worker.fd] = worker
         self._poll.register(worker.fd, select.EPOLLIN)
-        if self.stopped:
-            self._stop(worker, hard=True)
-        elif not self.slots.settle(worker):
-            self._dismiss(worker)
-        else:
-            self._look_ahead(worker.slot)
+        self.staff.settle(worker)
 
     def bury(self, worker: Worker) -> None:
         """Take a dead worker out: save its finished results, end what it had begun, resend the rest."""
@@ -756,9 +678,9 @@ class Collector:
         board = self._engine.board
         begun = self.ledger.bury(held, lambda task: board.has_begun(worker.record, task.seq))
         self.workers.pop(worker.fd, None)
-        self._hungry.pop(worker, None)
-        self._ahead.pop(worker, None)
-        self.vacate(worker)
+        self.pass_over(worker)
+        self._lookout.drop(worker)
+        self.staff.vacate(worker)
         for task in begun:
             certificate = self._engine.coroner.certify(worker, task)
             if self.may_retry(task, WorkerDied):
@@ -795,7 +717,7 @@ class Collector:
             self._submit(task)  # it was never seen: there was nobody to send it to
             return
         self.ledger.adopt(worker.held, task)
-        self._expect_begins()
+        self._lookout.expect_begins()
         if self.stopped:
             self.settle_here(task, TaskCancelled("the pool was terminated"), CANCELLED)
         if worker.dead:
@@ -809,7 +731,7 @@ class Collector:
         if worker.dead:
             self.bury(worker)
         elif not worker.serves and self.lender.take(worker):
-            self._move_on(worker)
+            self.staff.move_on(worker)
 
     def _lease_died(self, reference: Any) -> None:
         """Take back a worker whose caller was torn away by a signal handler that raised."""
@@ -848,15 +770,15 @@ class Collector:
             if worker.held is not None:
                 worker.answered = worker.held.next_seq
             if worker.serves:
-                self._make_hungry(worker)
+                self.make_hungry(worker)
             else:
-                self._move_on(worker)
+                self.staff.move_on(worker)
 
     def _post_ping(self, worker: Worker) -> None:
         if worker.ping is not None and not worker.ping_is_sent:
             task_id, sent = worker.ping
             request = wire.REQUEST.pack(wire.PING, 0, 0, task_id, sent, 0)
-            worker.ping_is_sent = self._post(worker, request)
+            worker.ping_is_sent = self.post(worker, request)
 
     def take_stray(self, worker: Worker, message: bytes, fds: list[int]) -> None:
         """Take a message that a caller found in the channel, and that was not for him (an item)."""
@@ -871,62 +793,13 @@ class Collector:
             if not message:
                 break
             self._take(worker, message, fds)
-        self._take(worker, self._engine.boxes.read(worker.record), [], by_message=False)
-
-    def recycle(self, worker: Worker, used: int) -> None:
-        """Replace a worker that is above ``max_memory``; others run what it has not begun (an item)."""
-        limit = self._engine.options.soft_memory
-        held = worker.held
-        if worker.stopping or worker.dead or worker.recycled_for or held is None or limit is None:
-            return
-        option = "max_memory_hard" if self._engine.options.max_memory is None else "max_memory"
-        worker.recycled_for = excess(used, option, limit)
-        self._engine.over_memory += 1
-        self.lender.take(worker)
-        self._hungry.pop(worker, None)
-        self._take_back(worker, held)
-        worker.quota = 0  # it gets nothing more, and leaves when it is done and its heir is warm
-        self._retire(worker)
-        self._move_on(worker)
-
-    def _stop(self, worker: Worker, hard: bool) -> None:
-        worker.stopping = True
-        self.vacate(worker)
-        self._post_stop(worker)
-        if hard:
-            self._engine.stop_worker(worker, hard=True)
-        else:
-            self._watch_stop(worker)
-
-    def _post_stop(self, worker: Worker) -> None:
-        if worker.stopping and not worker.stop_is_sent:
-            worker.stop_is_sent = self._post(worker, wire.REQUEST.pack(wire.STOP, 0, 0, 0, 0, 0))
-
-    def _watch_stop(self, worker: Worker) -> None:
-        """See to it that a worker leaves, once it has nothing more to do: its last task takes its time."""
-        if worker.stopping and not worker.held and not worker.stop_is_watched:
-            worker.stop_is_watched = True
-            self._engine.stop_worker(worker, hard=False)
-
-    def condemn(self, worker: Worker) -> None:
-        """Give a worker up that does not let go of its task: its other tasks and its slot go on."""
-        self._hungry.pop(worker, None)
-        if worker.held is not None:
-            self._take_back(worker, worker.held)
-        if not worker.stopping:
-            worker.stopping = True
-            self.vacate(worker)
-            if worker.wanted:  # else its successor has been asked for, or the pool is smaller now
-                self._engine.retired(worker)
-        worker.end_reason = "was stopped by the pool, because its task resisted"
-        worker.stop_is_watched = True  # it has a ladder of its own
-        self._post_stop(worker)
+        self.take_boxed(worker)
 
     def cancel(self, task: Task) -> None:
         """End a task that waits, and interrupt one that runs (an item)."""
         worker = self._holder(task)
         if worker is not None and worker.held is not None:
-            self._take_back(worker, worker.held)
+            self.take_back(worker, worker.held)
         if task.state == WAITING:
             what = f"task {task.id} ({task.job.function_name(task)})"
             error = TaskCancelled(f"{what} was cancelled before it began.")
@@ -947,109 +820,6 @@ class Collector:
             return None
         return next((worker for worker in self.workers.values() if worker.held is held), None)
 
-    # Coming and going of workers (``slots``) ----------------------------------------------------------
-
-    def _is_near_its_end(self, quota: int, pace: float | None) -> bool:
-        """Tell whether a worker that may get so many more tasks has done them before another starts."""
-        if quota == 0:
-            return True
-        has_work = len(self.ledger.waiting) >= quota
-        return has_work and pace is not None and quota * pace < self._start_ns
-
-    def _retire(self, worker: Worker) -> None:
-        """Ask for the next worker of a slot: this one will soon have had its number of tasks."""
-        if not worker.retiring:
-            worker.retiring, worker.alone = True, False
-            self._engine.retired(worker)
-
-    def _look_ahead(self, slot: int) -> None:
-        """Ask for one more heir, if tasks take less time than starts, and processors are free."""
-        first = self.ledger.next_waiting()
-        pace = self.pace.get(first.call) if first is not None else None
-        line = self.slots.lines[slot]
-        last = line[-1]
-        if pace is None or last.quota is None or len(line) >= LINE:
-            return
-        if last.retiring or last.dismissed or len(self.ledger.waiting) < self._all_quotas():
-            return
-        if self._is_near_its_end(last.quota, pace):
-            starting = sum(not worker.ready for worker in self.workers.values())
-            if starting <= self._processors:
-                self._retire(last)
-
-    def _all_quotas(self) -> int:
-        """Return how many more tasks the workers that are there may be given, at most."""
-        return len(self.workers) * (self._engine.maxtasksperchild or 0)
-
-    def _move_on(self, worker: Worker) -> None:
-        """Let a worker go whose time has come; it is ours. Then it is its heir's turn."""
-        if worker.stopping:
-            return
-        if worker.dismissed:
-            if self._is_done(worker) or not worker.ready:
-                self._stop(worker, hard=False)
-            return
-        old = self.slots.in_charge(worker.slot)
-        if old is None or not old.mine or old.quota != 0:
-            return
-        if self._is_done(old) and self.slots.has_successor(old):
-            self._stop(old, hard=False)
-
-    def vacate(self, worker: Worker) -> None:
-        """Take a worker off its slot: it leaves, or is gone, or failed to start."""
-        following = self.slots.vacate(worker)
-        if following is None or self.stopped:
-            return
-        if following.serves and following.mine:
-            self._make_hungry(following)
-        self._move_on(following)
-        if following.quota is not None and not following.stopping:
-            self._look_ahead(worker.slot)
-
-    def start_failed(self, slot: int) -> None:
-        """Take note that a worker could not be started, and is going to be tried again (an item)."""
-        waiting = self.slots.start_failed(slot)
-        if waiting is not None:
-            self._move_on(waiting)
-
-    def resize(self, size: int, change: Change) -> None:
-        """Change the number of workers (an item)."""
-        if self.stopped or self.failure is not None:
-            change.give_up(self.failure or ValueError("Pool not running"))
-            return
-        self._engine.size = size
-        self._engine.board.set_size(size)
-        if size < self.slots.size:
-            for worker in self.slots.shrink(size):
-                self._dismiss(worker)
-            change.arranged.set()
-            return
-        needed, staying = self.slots.grow(size, change)
-        for worker in staying:
-            self._keep(worker)
-        for slot in needed:
-            self._engine.add_worker(slot)
-
-    def _dismiss(self, worker: Worker) -> None:
-        """Let a worker go after the task that it runs; what it has not begun goes to others."""
-        worker.dismissed = True
-        worker.serves = worker.retiring = worker.wanted = False
-        self._hungry.pop(worker, None)
-        if worker.held:
-            self._take_back(worker, worker.held)
-        # A caller who has it gives it back with a word.
-        if worker.mine or self.lender.take(worker):
-            self._move_on(worker)
-
-    def _keep(self, worker: Worker) -> None:
-        """Let a dismissed worker stay that has not left yet: the pool has become larger again."""
-        worker.dismissed = False
-        worker.serves = worker.wanted = True
-        if worker.quota == 0:
-            self._retire(worker)
-        if worker.mine:
-            self._make_hungry(worker)
-
     # The end of the pool ----------------------------------------------------------------------------
 
     def close(self) -> None:
@@ -1067,7 +837,7 @@ class Collector:
             job.abort(TaskCancelled(_DRAINED))
         for worker in list(self.workers.values()):
             if worker.held:
-                self._take_back(worker, worker.held)
+                self.take_back(worker, worker.held)
         self._put_aside()
 
     def _put_aside(self) -> None:
@@ -1112,7 +882,7 @@ class Collector:
         for worker in list(self.workers.values()):
             if not worker.stopping:
                 was_idle = self.lender.take(worker)
-                self._stop(worker, hard=hard and not was_idle)
+                self.staff.stop(worker, hard=hard and not was_idle)
             elif hard:
                 # One that is leaving already has a moment more: its finalizer may run.
                 self._engine.stop_worker(worker, hard=bool(worker.held))
@@ -1127,6 +897,23 @@ class Collector:
         """Close what the loop waited on; after its end."""
         self._poll.close()
         self.mailbox.close()
+
+
+class _Message:
+    """Tasks that travel to a worker together, while they are put together."""
+
+    __slots__ = ("fd", "parts", "sent", "size", "timed", "worker")
+
+    def __init__(self, worker: Worker) -> None:
+        self.worker = worker
+        self.parts: list[bytes] = [
+            wire.REQUEST.pack(wire.FORGET, 0, number, 0, 0, 0)
+            for number in worker.forget[:FORGET_AT_ONCE]
+        ]
+        self.sent: list[Task] = []
+        self.fd: int | None = None  # a segment that one of them is in
+        self.size = 0
+        self.timed = False  # one of them has a policy of its own
 
 
 _DRAINED = "the pool was drained before the task began"

@@ -276,7 +276,7 @@ class LocalEngine:
 
     def start_put_off(self, slot: int) -> None:
         """A worker cannot be started now, and will be later: nobody waits for it (worker-handler)."""
-        self.collector.mailbox.put(lambda: self.collector.start_failed(slot))
+        self.collector.mailbox.put(lambda: self.collector.staff.start_failed(slot))
 
     # Resizing -------------------------------------------------------------------------------------
 
@@ -299,7 +299,7 @@ class LocalEngine:
         try:
             if self.done.is_set():
                 raise ValueError("Pool not running")
-            self.collector.mailbox.put(lambda: self.collector.resize(size, change))
+            self.collector.mailbox.put(lambda: self.collector.staff.resize(size, change))
             # Woken by the collector: by the last start, by a failed one, or at the end of the pool.
             if not change.arranged.wait(START_LIMIT_S):
                 raise GlasspoolError(

@@ -155,7 +155,7 @@ class Interrupts:
         if not interrupt.settled:
             interrupt.stack, _, _ = self._engine.coroner.last_stack(worker)
             self._settle(worker, interrupt, "it did not react: inside C code, or it blocks signals")
-        self._collector.condemn(worker)
+        self._collector.staff.condemn(worker)
         grace = self._engine.options.timeout_grace_s
         self._engine.kill_later(worker, grace, signal.SIGTERM)
         self._engine.kill_later(worker, 2 * grace, signal.SIGKILL)

@@ -90,7 +90,7 @@ class Starts:
         self._failures[slot] += 1
         count = self._failures[slot]
         collector = engine.collector
-        collector.vacate(worker)
+        collector.staff.vacate(worker)
         bound = max(self._bound(), DEATHS_LATER if killed else 0)
         if self._failures.total() >= bound and not any(w.ready for w in collector.workers.values()):
             collector.fail(error)
