@@ -140,6 +140,29 @@ def test_a_signal_in_a_task(make_forked: MakePool, number: signal.Signals) -> No
     works(pool, 2)
 
 
+def test_a_death_that_is_told_before_the_caller_has_told(make_forked: MakePool) -> None:
+    """The worker's end may be seen when its caller has let go of it, and has not been heard."""
+    pool = make_forked(1)
+    works(pool, 1)
+    collector = pool._engine.collector
+    [worker] = collector.workers.values()
+    began = threading.Event()
+
+    def bury_between() -> None:
+        began.set()
+        wait_until(
+            lambda: worker.exitcode is not None and not collector.lender.leases,
+            "the worker is gone, and its caller has seen it",
+        )
+        collector.bury(worker)
+
+    collector.mailbox.put(bury_between)
+    assert began.wait(LIMIT_S)
+    with pytest.raises(glasspool.WorkerDied):
+        pool.apply(tasks.kill_self, (signal.SIGKILL,))
+    works(pool, 1)
+
+
 def test_a_death_in_the_middle_of_a_map(make: MakePool) -> None:
     """The job raises ``WorkerDied`` once all its other chunks have run."""
     pool = make(2)

@@ -711,6 +711,7 @@ class Collector:
         if worker.direct is not task or worker.held is None:
             return
         worker.direct = None
+        worker.handed_back = False
         worker.mine = True
         worker.held.next_seq = max(worker.held.next_seq, task.seq + 1)
         if worker.buried:

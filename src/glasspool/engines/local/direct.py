@@ -120,6 +120,8 @@ class Lender:
             return False
         except (OSError, ValueError) as error:  # gone, stopped, handed back, or the pool has ended:
             # the collector finds out what becomes of the task
+            if lease.box:
+                worker.handed_back = True  # first: between the box and the adoption nobody has it
             collector.mailbox.put(lambda: collector.adopt(worker, task))
             if isinstance(error, OSError) and error.errno == errno.ETOOMANYREFS:
                 collector.mailbox.put(lambda: collector.give_up(worker))  # it waits for nothing now
