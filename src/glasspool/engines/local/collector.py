@@ -49,6 +49,9 @@ FORGET_AT_ONCE = 500
 SEGMENTS_HELD = 16
 
 _NO_DESCRIPTORS = (errno.EMFILE, errno.ENFILE)
+PATIENCE = 100
+LOOK_AGAIN_S = 0.01
+
 _HOW = {wire.OK: DONE, wire.OK_SEGMENT: DONE}
 
 
@@ -299,7 +302,7 @@ class Collector:
             return
         if not self.post(worker, b"".join(message.parts), message.fd):
             ledger.unsend(held, message.sent)
-            worker.known.difference_update(task.call for task in message.sent)
+            worker.known.difference_update(message.introduced)
             return
         if was_idle:
             worker.heard_ns = time.monotonic_ns()
@@ -365,6 +368,7 @@ class Collector:
         definition, segment = self.define(call)
         if segment is None and len(definition) <= ALONE_BYTES:
             message.parts.append(definition)
+            message.introduced.append(call)
             message.size += len(definition)
         elif message.sent or not self.post(worker, definition, segment):
             return False  # it travels alone
@@ -696,7 +700,9 @@ class Collector:
     def _has_back(self, worker: Worker) -> bool:
         """Make sure that no caller has the dead worker; False if one has to give it back first."""
         worker.dead = True
-        while not worker.mine and not self.lender.take(worker):
+        for _ in range(PATIENCE):
+            if worker.mine or self.lender.take(worker):
+                return True
             if self.lender.is_lent(worker):
                 with contextlib.suppress(OSError):
                     worker.end.shutdown(socket.SHUT_RDWR)  # wakes the caller, who has it adopted
@@ -704,7 +710,8 @@ class Collector:
             if worker.handed_back:
                 return False  # and taken over in a moment
             # It was given back between the two looks: the next one finds it.
-        return True
+        self.timers.later(LOOK_AGAIN_S, lambda: self.bury(worker))  # never wait here
+        return False
 
     def adopt(self, worker: Worker, task: Task) -> None:
         """Take over a task that a caller had given to a worker himself (an item)."""
@@ -903,7 +910,7 @@ class Collector:
 class _Message:
     """Tasks that travel to a worker together, while they are put together."""
 
-    __slots__ = ("fd", "parts", "sent", "size", "timed", "worker")
+    __slots__ = ("fd", "introduced", "parts", "sent", "size", "timed", "worker")
 
     def __init__(self, worker: Worker) -> None:
         self.worker = worker
@@ -912,6 +919,7 @@ class _Message:
             for number in worker.forget[:FORGET_AT_ONCE]
         ]
         self.sent: list[Task] = []
+        self.introduced: list[int] = []
         self.fd: int | None = None  # a segment that one of them is in
         self.size = 0
         self.timed = False  # one of them has a policy of its own
