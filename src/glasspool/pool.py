@@ -764,8 +764,8 @@ def _started_engine(plan: Plan, where: tuple[str, int]) -> LocalEngine:
     engine.answerer = _answer
     engine.stall.tell = _tell_of_stall
     engine.stall.processor_time = _processor_time
-    engine.bring_back = registry.bring_back
-    engine.forking = functools.partial(registry.forking, where, again=True)
+    engine.rescue.bring_back = registry.bring_back
+    engine.rescue.forking = functools.partial(registry.forking, where, again=True)
     try:
         if engine.start_method == "fork":
             with registry.forking(where) as beside:

@@ -15,7 +15,6 @@ worker-handler sees them gone, ends the template, stops the collector, closes wh
 from __future__ import annotations
 
 import contextlib
-import errno
 import itertools
 import os
 import queue
@@ -25,7 +24,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from multiprocessing.process import BaseProcess
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -39,6 +37,7 @@ from glasspool.engines.local.collector import Collector
 from glasspool.engines.local.duty import Duty
 from glasspool.engines.local.outbox import OUTBOX_BYTES, Outboxes
 from glasspool.engines.local.processes import MakeProcess, Recipe
+from glasspool.engines.local.rescue import Rescue
 from glasspool.engines.local.scarcity import Shortage, no_thread
 from glasspool.engines.local.slots import Change
 from glasspool.engines.local.stall import StallWatch
@@ -64,10 +63,6 @@ HANDLER, COLLECTOR, CALLBACK = "worker-handler", "task-handler+result-handler", 
 
 MOST = 256
 """A pool can be resized to so many workers, or to four times as many as it was made with."""
-
-TEMPLATE_DEATHS = 3
-TEMPLATE_DEATHS_S = 60.0
-"""A pool gives up when its template has died so many times in so many seconds."""
 
 
 class Plan(NamedTuple):
@@ -141,10 +136,7 @@ class LocalEngine:
         self.answerer: Callable[[LocalEngine, dict[str, Any]], dict[str, Any]] | None = None
         self.on_shutdown: Callable[[LocalEngine], None] | None = None
         self.on_disposed: Callable[[LocalEngine], None] | None = None
-        self.forking: Callable[[], AbstractContextManager[object]] = contextlib.nullcontext
-        self.bring_back: Callable[[], None] = self.resume
-        self.rescuer: threading.Thread | None = None
-        self._template_deaths: deque[float] = deque(maxlen=TEMPLATE_DEATHS)
+        self.rescue: Rescue = Rescue(self)
         self.next_id: Callable[[], int] = itertools.count(1).__next__
         self.owner: int = os.getpid()
         self.shortage: Shortage = Shortage(plan.name, plan.made_at)
@@ -455,7 +447,7 @@ class LocalEngine:
         }
         for role, thread in list(self.threads.items()):
             found[thread] = (tuple(role.split("+")), states[role])
-        rescuer = self.rescuer
+        rescuer = self.rescue.thread
         if rescuer is not None:
             found[rescuer] = (("worker-handler",), "forking a new template")
         for thread, feed in list(self.feeders.items()):
@@ -646,67 +638,16 @@ class LocalEngine:
             self.handler.mailbox.put(lambda: self.handler.is_ready(worker))
         self.coroner.welcome(worker)
 
-    def template_died(self) -> bool:
-        """See to a new template, the workers are gone with the old one (worker-handler).
+    @property
+    def goes_on(self) -> bool:
+        """Whether the pool has begun, and neither ends nor has failed."""
+        is_over = self._terminating or self.done.is_set() or self.collector.failure is not None
+        return self._all_started.is_set() and not is_over
 
-        Returns whether there will be one. It is forked by a thread of its own, as the worker-handler
-        and all our other threads have to stand aside for that.
-        """
-        if self._terminating or self.collector.failure is not None:
-            return False
-        if not self._all_started.is_set():
-            return False  # the constructor raises
-        now = time.monotonic()
-        self._template_deaths.append(now)
-        recent = [when for when in self._template_deaths if now - when < TEMPLATE_DEATHS_S]
-        if len(recent) >= TEMPLATE_DEATHS:
-            error = GlasspoolError(
-                f"the template process of {self.name}, from which workers are forked, has died "
-                f"{len(recent)} times within {TEMPLATE_DEATHS_S:.0f} s, and its workers with it. "
-                "Look for what kills it (memory?), then make a new pool."
-            )
-            self.collector.mailbox.put(lambda: self.collector.fail(error))
-            return False
-        self._rescue()
-        return True
-
-    def _rescue(self) -> None:
-        if self._terminating:
-            return
-        thread = new_thread(self._fork_again, f"{self.name} new template")
-        try:
-            thread.start()
-        except RuntimeError as error:
-            self._rescue_failed(error)
-        else:
-            self.rescuer = thread
-
-    def _fork_again(self) -> None:
-        """Fork a new template, in a thread that nobody waits for."""
-        try:
-            with self.forking():
-                handler = self.threads.get("worker-handler")
-                if handler is not None and handler.is_alive():
-                    raise OSError(errno.EBUSY, "the pool's threads are busy")
-                if not self._terminating and not self.done.is_set():
-                    self.handler.fork_template(self.os_name_of_template)
-        except OSError as error:
-            failure = error
-            self.handler.drop_template()
-            self.bring_back()
-            self.handler.mailbox.put(lambda: self._rescue_failed(failure))
-        else:
-            self.handler.mailbox.put(self._rescued)
-        finally:
-            self.rescuer = None
-
-    def _rescued(self) -> None:
-        self.shortage.over("template")
-        self.handler.template_is_back()
-
-    def _rescue_failed(self, error: Exception) -> None:
-        pause_s = self.shortage.failed("template", "a new template process", error)
-        self.handler.do_later(pause_s, self._rescue)
+    def is_at_work(self) -> bool:
+        """Tell whether the worker-handler runs, and has not stood aside for a fork."""
+        thread = self.threads.get(HANDLER)
+        return thread is not None and thread.is_alive()
 
     # The end ----------------------------------------------------------------------------------------
 

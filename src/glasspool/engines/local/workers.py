@@ -450,7 +450,7 @@ class WorkerHandler:
         for fd in starter.template.watched():
             self._poll.unregister(fd)
         self.starter = None
-        self._template_is_missed = not self._finishing and self._engine.template_died()
+        self._template_is_missed = not self._finishing and self._engine.rescue.template_died()
         starter.template.reap()
         self._unreported = 0
         for worker in list(self.workers.values()):
