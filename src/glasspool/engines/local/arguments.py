@@ -103,7 +103,11 @@ class StandIn:
     def extend(self, values: Any) -> None:
         """Take items of a sequence, which are not shown."""
 
-    append = add = extend
+    def append(self, value: Any) -> None:
+        """Take an item of a list, which is not shown."""
+
+    def add(self, value: Any) -> None:
+        """Take an item of a set, which is not shown."""
 
 
 class _Reader(pickle.Unpickler):

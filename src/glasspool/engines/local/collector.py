@@ -40,6 +40,7 @@ from glasspool.ledger import CANCELLED, DONE, ENDED, FAILED, LOST, WAITING, Held
 
 if TYPE_CHECKING:
     from glasspool.engines.local.engine import LocalEngine
+    from glasspool.engines.local.stall import StallWatch
     from glasspool.undone import Undone
 
 DRAIN = 2048
@@ -60,7 +61,7 @@ class Collector:
 
     def __init__(self, engine: LocalEngine) -> None:
         self._engine = engine
-        self.stall = engine.stall
+        self.stall: StallWatch = engine.stall
         self._poll = select.epoll()  # first: it closes itself if there is no room for what follows
         self.mailbox: Mailbox = Mailbox()
         self.ledger: Ledger = Ledger()

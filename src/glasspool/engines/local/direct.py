@@ -49,8 +49,8 @@ class Lease:
 
     def __init__(self) -> None:
         self.box: list[Worker] = []
-        self.ident = threading.get_ident()
-        self.is_sent = False  # the task is with the worker for certain
+        self.ident: int = threading.get_ident()
+        self.is_sent: bool = False  # the task is with the worker for certain
         self.got: tuple[bytes, list[int]] | None = None  # a message that has not been worked off
         self.receiver: channel.Receiver | None = None
 

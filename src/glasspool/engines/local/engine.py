@@ -131,8 +131,8 @@ class LocalEngine:
         self.callers: dict[int, tuple[str, float]] = {}
         self.graves: deque[Grave] = deque(maxlen=1000)
         self.deaths: deque[DeathCertificate] = deque(maxlen=100)
-        self.died_in_all = 0
-        self.buried_in_all = 0
+        self.died_in_all: int = 0
+        self.buried_in_all: int = 0
         self.answerer: Callable[[LocalEngine, dict[str, Any]], dict[str, Any]] | None = None
         self.on_shutdown: Callable[[LocalEngine], None] | None = None
         self.on_disposed: Callable[[LocalEngine], None] | None = None
@@ -181,7 +181,7 @@ class LocalEngine:
         self.threads: dict[str, threading.Thread] = {}
         self._callbacks: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self.calling_back: Any = None
-        self.called_back_at = 0.0
+        self.called_back_at: float = 0.0
         self.owed: dict[Any, None] = {}  # the jobs whose callbacks have not returned, oldest first
         self._callbacks_ended = False
         self.feeders: dict[threading.Thread, Feed] = {}

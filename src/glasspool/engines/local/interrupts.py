@@ -51,10 +51,10 @@ class Interrupt:
     __slots__ = ("is_timeout", "seq", "settled", "stack", "task")
 
     def __init__(self, task: Task, is_timeout: bool) -> None:
-        self.task = task
-        self.seq = task.seq
-        self.is_timeout = is_timeout
-        self.settled = False
+        self.task: Task = task
+        self.seq: int = task.seq
+        self.is_timeout: bool = is_timeout
+        self.settled: bool = False
         self.stack: tuple[Frame, ...] | None = None
 
 

@@ -40,7 +40,7 @@ _SAFE = (str, int, float, bool, bytes, type(None))
 
 _current: Recorder | None = None
 
-awaits_logging = False
+awaits_logging: bool = False
 """Whether nobody has imported ``logging`` here yet, so that there are no log lines to follow."""
 
 

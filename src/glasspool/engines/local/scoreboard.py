@@ -238,9 +238,9 @@ class Board:
     """A mapped scoreboard, to write (the pool and its workers) or to read (everybody else)."""
 
     def __init__(self, path: str, memory: mmap.mmap, header: Header, fd: int = -1) -> None:
-        self.fd = fd  # the maker's, to reserve memory by; -1 everywhere else
+        self.fd: int = fd  # the maker's, to reserve memory by; -1 everywhere else
         self.file = path
-        self.header = header
+        self.header: Header = header
         self.trouble: str | None = None
         self.memory = memory
         self.view: memoryview[int] = memoryview(memory)

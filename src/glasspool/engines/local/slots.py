@@ -47,7 +47,7 @@ class Slots:
     """Who works where."""
 
     def __init__(self, size: int) -> None:
-        self.size = size
+        self.size: int = size
         self.lines: dict[int, list[Worker]] = {}
         self._changes: list[Change] = []
 
