@@ -97,7 +97,7 @@ def test_a_task_that_waits_is_named_with_its_place(ctx, stalls):
             f"worker {task.slot} (pid {task.pid}) has run task {task.id} (stall_tasks.take) for "
             in finding
         )
-        assert "waits for the lock _kept" in finding
+        assert "waits for the lock `_kept" in finding
         assert "stall_tasks.py" in finding
         assert "take" in "\n".join(roster)
         assert "stall-watch" not in "\n".join(roster)
@@ -222,7 +222,7 @@ def test_a_lock_held_at_the_fork_is_named(stalls):
             warnings.simplefilter("ignore", DeprecationWarning)  # the interpreter's, from 3.12 on
             pool = glasspool.Pool(2, context=FORK, stall_after=AFTER_S)
         pool.apply_async(tasks.take_local)
-        text = told(stalls, "waits for the lock LOCK at ")
+        text = told(stalls, "waits for the lock `LOCK` at ")
         pool.terminate()
         pool.join()
     finally:

@@ -102,7 +102,11 @@ HANGS = {
             lock.acquire()
         stuck()
         """,
-        ("the main thread of process", "waits for the lock lock at", "in stuck: `lock.acquire()`"),
+        (
+            "the main thread of process",
+            "waits for the lock `lock` at",
+            "in stuck: `lock.acquire()`",
+        ),
     ),
     "C call that lets nobody in": (
         """

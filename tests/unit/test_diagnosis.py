@@ -75,7 +75,7 @@ def test_the_sentence_of_a_task():
     found = one(picture(worker(at(13), task=running())), shares={40: 0.0})
     assert found.text == (
         "worker 2 (pid 40) has run task 17 (mod.f) for 312 s and uses no processor time: "
-        "it waits for the lock box at /home/me/job.py:13, in work: `box.acquire(True)`"
+        "it waits for the lock `box` at /home/me/job.py:13, in work: `box.acquire(True)`"
     )
     assert (found.kind, found.pool, found.pid, found.slot, found.task) == (
         "task",
@@ -105,7 +105,7 @@ def test_an_item_of_a_chunk():
 
 def test_a_lock_is_told_from_other_context_managers():
     """``with open(...)`` takes no lock."""
-    assert "waits for the lock LOCKS['a'] at" in one(picture(worker(MINE, task=running()))).text
+    assert "waits for the lock `LOCKS['a']` at" in one(picture(worker(MINE, task=running()))).text
     found = one(picture(worker(at(14), task=running())))
     assert "it is at /home/me/job.py:14, in work: `with open(name) as file:`" in found.text
 
@@ -124,7 +124,7 @@ def test_a_shared_lock_of_multiprocessing():
     """A lock that a dead process may hold for ever is named by the line that takes it."""
     inside = Frame(synchronize.__file__, 95, "SemLock.__enter__")
     text = one(picture(worker(MINE, inside, task=running()), forked_beside=("T",))).text
-    assert "waits for the lock LOCKS['a'] of multiprocessing, called at" in text
+    assert "waits for the lock `LOCKS['a']` of multiprocessing, called at" in text
     assert "never gives it back" in text
     assert "inherited locked" not in text
 
@@ -134,7 +134,7 @@ def test_a_lock_that_was_held_at_the_fork():
     library = Frame("/lib/x/site-packages/log/handler.py", 3, "Handler.acquire")
     seen = picture(worker(at(15), library, task=running()), forked_beside=("logger", "poller"))
     text = one(seen).text
-    assert "waits for the lock self.lock" in text
+    assert "waits for the lock `self.lock`" in text
     assert "inherited locked at the fork" in text
     assert "(logger, poller)" in text
     assert (

@@ -252,7 +252,7 @@ def _blame(pool: PoolInfo | None) -> str:
 
 
 def _lock_of(stack: tuple[Frame, ...], line_of: LineOf) -> str | None:
-    """Return the expression of the lock that the innermost call is about to take, or None."""
+    """Return which lock the innermost call is about to take, as the program calls it, or None."""
     frame = stack[-1]
     if frame.file.endswith(_SHARED_LOCK_FILE) or frame.function == "Condition.__enter__":
         if frame.function.rpartition(".")[2] not in ("__enter__", "acquire") or len(stack) < 2:
@@ -266,7 +266,7 @@ def _lock_of(stack: tuple[Frame, ...], line_of: LineOf) -> str | None:
     for pattern in _TAKES_LOCK:
         match = pattern.search(source)
         if match is not None:
-            return match.group(1)
+            return f"`{match.group(1)}`"
     return None
 
 
