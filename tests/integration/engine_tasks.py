@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -139,9 +140,10 @@ def exiting_initializer(path: str, how: str) -> None:
 
 
 def fail_once_initializer(path: str) -> None:
-    """Raise in the first worker that starts, and in no other."""
+    """Raise in the first worker that comes here, and in no other."""
     note_start(path)
-    if len(Path(path).read_text().split()) == 1:
+    with contextlib.suppress(FileExistsError):
+        Path(f"{path}.failed").touch(exist_ok=False)
         raise LookupError("only the first")
 
 

@@ -35,7 +35,7 @@ def write(folder: Path, source: str) -> Path:
     """Write a program that notes the pids of its processes in the file ``pids``."""
     path = folder / "program.py"
     head = """\
-        import ctypes, multiprocessing, os, signal, sys, threading, time
+        import multiprocessing, os, signal, sys, threading, time
         def note():
             with open(os.path.join(os.path.dirname(os.path.abspath(__file__)), "pids"), "a") as f:
                 f.write(f"{os.getpid()}\\n")
@@ -118,10 +118,13 @@ HANGS = {
             pool = multiprocessing.Pool(2)
             pool.map(f, range(6), 1)
             def in_c():
-                ctypes.PyDLL(None).sleep(1000)
+                sum(range(1 << 62))  # no C sleep: the signal that asks for stacks would end it
             in_c()
         """,
-        ("the main thread of process", "in in_c: `ctypes.PyDLL(None).sleep(1000)`"),
+        (
+            "the main thread of process",
+            "in in_c: `sum(range(1 << 62))  # no C sleep: the signal that asks for stacks would end it`",
+        ),
     ),
     "signals ignored": (
         """
