@@ -8,7 +8,18 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeAlias, TypedDict
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+
+if TYPE_CHECKING:
+    from typing import TypedDict
+
+    class Limits(TypedDict, total=False):
+        """The keywords of a call that limit its tasks. None is: as the pool was told."""
+
+        timeout: float | None
+        retries: int | None
+        retry_on: RetryOn | None
+
 
 RetryOn: TypeAlias = "type[BaseException] | tuple[type[BaseException], ...]"
 
@@ -31,14 +42,6 @@ class Policy(NamedTuple):
     def is_default(self) -> bool:
         """Tell whether this is what every pool does that was told nothing."""
         return self.timeout_s is None and not self.retries
-
-
-class Limits(TypedDict, total=False):
-    """The keywords of a call that limit its tasks. None is: as the pool was told."""
-
-    timeout: float | None
-    retries: int | None
-    retry_on: RetryOn | None
 
 
 class PoolOptions(NamedTuple):

@@ -144,17 +144,19 @@ def test_a_callback_that_blocks(pool: glasspool.Pool) -> None:
 
 def test_a_callback_that_waits_for_another_with_a_callback(pool: glasspool.Pool) -> None:
     """That one's callback could only run after this one: an error at once."""
-    both = threading.Event()
+    begun, both = threading.Event(), threading.Event()
     said: list[BaseException] = []
     others: list[Any] = []
 
     def wait_for_other(value: Any) -> None:
+        begun.set()
         both.wait(LIMIT_S)
         with pytest.raises(glasspool.GlasspoolError) as caught:
             others[0].get()
         said.append(caught.value)
 
     first = pool.apply_async(tasks.square, (2,), callback=wait_for_other)
+    assert begun.wait(LIMIT_S)  # else the other one's callback may be the first
     others.append(pool.apply_async(tasks.square, (3,), callback=str))
     both.set()
     assert first.get(5) == 4

@@ -15,7 +15,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from glasspool.engines.local import scoreboard as sb
 
@@ -37,16 +37,21 @@ ProcessorTime = Callable[["LocalEngine"], dict[int, float]]
 native id of a thread of this process."""
 
 
-class Stall(NamedTuple):
+class Stall:
     """What the watch noticed: for how long nothing moved, and what each process used meanwhile.
 
     ``shares``: parts of one processor, by pid or native id. ``still_holds`` tells whether nothing has moved
     since.
     """
 
-    quiet_s: float
-    shares: dict[int, float]
-    still_holds: Callable[[], bool]
+    __slots__ = ("quiet_s", "shares", "still_holds")
+
+    def __init__(
+        self, quiet_s: float, shares: dict[int, float], still_holds: Callable[[], bool]
+    ) -> None:
+        self.quiet_s: float = quiet_s
+        self.shares: dict[int, float] = shares
+        self.still_holds: Callable[[], bool] = still_holds
 
 
 class StallWatch:
