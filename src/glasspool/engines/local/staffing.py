@@ -38,7 +38,7 @@ class Staff:
     def __init__(self, collector: Collector, engine: LocalEngine) -> None:
         self._collector = collector
         self._engine = engine
-        self._processors = usable_processors()
+        self._processors: int | None = None  # how many there are, once somebody has to know
         self.slots: Slots = Slots(engine.size)
         self.start_ns: float = 0.0  # how long the latest worker took from its start to its hello
 
@@ -92,6 +92,8 @@ class Staff:
             return
         if self._is_near_its_end(last.quota, pace):
             starting = sum(not worker.ready for worker in self._collector.workers.values())
+            if self._processors is None:
+                self._processors = usable_processors()
             if starting <= self._processors:
                 self._retire(last)
 
