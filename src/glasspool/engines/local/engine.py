@@ -138,7 +138,6 @@ class LocalEngine:
         self.on_disposed: Callable[[LocalEngine], None] | None = None
         self.rescue: Rescue = Rescue(self)
         self.next_id: Callable[[], int] = itertools.count(1).__next__
-        self.owner: int = os.getpid()
         self.shortage: Shortage = Shortage(plan.name, plan.made_at)
         self.most: int = _most_workers(plan.size)
         with contextlib.ExitStack() as undo:
@@ -254,7 +253,7 @@ class LocalEngine:
         self._started += 1
         if self._started >= self.size and not self._all_started.is_set():
             self._all_started.set()
-            self.handler.do_later(LOAD_AFTER_S, certificate.load)
+            self.handler.later(LOAD_AFTER_S, certificate.load)
 
     def start_failed(self, slot: int, error: Exception) -> None:
         """A worker could not be started (worker-handler): in the beginning an error, later a pause."""
@@ -307,10 +306,6 @@ class LocalEngine:
         """Tell whoever waits in ``resize`` that no worker will be started any more."""
         for change in list(self._changes):
             change.give_up(error)
-
-    def add_worker(self, slot: int) -> None:
-        """Have a worker started for a slot (collector)."""
-        self.replace(slot)
 
     # Threads --------------------------------------------------------------------------------------
 
@@ -367,7 +362,7 @@ class LocalEngine:
 
     def _end_without_threads(self) -> None:
         """End a pool of which not every thread could be started, and no worker was."""
-        handler = self.threads.get("worker-handler")
+        handler = self.threads.get(HANDLER)
         if handler is None:
             self.discard()
         else:
@@ -409,7 +404,7 @@ class LocalEngine:
             self._callbacks.put(_PARK)
         parked = []
         for role, thread in list(self.threads.items()):
-            if role == "callback" and self.calling_back is not None:
+            if role == CALLBACK and self.calling_back is not None:
                 continue  # it runs the user's code
             if thread is threading.current_thread():
                 continue  # a pool is made in the hook that shows a warning
@@ -525,8 +520,6 @@ class LocalEngine:
                 job.callback_failed(error)
 
     def _run_callbacks(self) -> bool:
-        from glasspool.engines.local import kernel
-
         kernel.name_this_thread(self.os_name("callback"))
         while True:
             try:
@@ -550,7 +543,7 @@ class LocalEngine:
 
     def is_callback_thread(self) -> bool:
         """Tell whether the calling thread is the one that runs callbacks."""
-        return threading.current_thread() is self.threads.get("callback")
+        return threading.current_thread() is self.threads.get(CALLBACK)
 
     def join_callbacks(self) -> None:
         """Wait until the last callback has run; returns at once on the callback thread itself."""
@@ -702,7 +695,7 @@ class LocalEngine:
     def dispose(self) -> None:
         """Close everything: no worker is left. The last act of the worker-handler thread."""
         self.collector.mailbox.put(self.collector.end)
-        thread = self.threads.get("task-handler+result-handler")
+        thread = self.threads.get(COLLECTOR)
         if thread is not None and thread.ident is not None:
             thread.join(5.0)
         self._callbacks_ended = True

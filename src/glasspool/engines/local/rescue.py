@@ -99,4 +99,4 @@ class Rescue:
 
     def _failed(self, error: Exception) -> None:
         pause_s = self._engine.shortage.failed("template", "a new template process", error)
-        self._engine.handler.do_later(pause_s, self._begin)
+        self._engine.handler.later(pause_s, self._begin)

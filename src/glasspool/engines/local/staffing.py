@@ -144,7 +144,7 @@ class Staff:
         for worker in staying:
             self._keep(worker)
         for slot in needed:
-            self._engine.add_worker(slot)
+            self._engine.replace(slot)
 
     def _dismiss(self, worker: Worker) -> None:
         """Let a worker go after the task that it runs; what it has not begun goes to others."""

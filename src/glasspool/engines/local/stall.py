@@ -85,7 +85,7 @@ class StallWatch:
         if self._after_s is None:
             return
         token = self._timer = object()
-        self._engine.handler.call_later(
+        self._engine.handler.later(
             self._after_s / LOOKS, lambda: self._look() if self._timer is token else None
         )
 

@@ -116,7 +116,7 @@ class Starts:
         """Kill a worker that is not ready in time, once it has a process."""
         limit_s = self._engine.options.start_timeout_s
         if limit_s is not None:
-            self._engine.handler.call_later(limit_s, lambda: self._look(worker, limit_s))
+            self._engine.handler.later(limit_s, lambda: self._look(worker, limit_s))
 
     def _look(self, worker: Worker, limit_s: float) -> None:
         # The scoreboard, not the collector's knowledge: this process may have stood still.
@@ -135,7 +135,7 @@ class Starts:
         with contextlib.suppress(ProcessLookupError):
             os.kill(worker.pid, number)
         silent = "It did not say where it is: it is inside a C call."
-        self._engine.handler.call_later(ANSWER_S, lambda: self._kill(worker, limit_s, silent))
+        self._engine.handler.later(ANSWER_S, lambda: self._kill(worker, limit_s, silent))
 
     def _is_starting(self, worker: Worker) -> bool:
         return (

@@ -169,7 +169,7 @@ class WorkerHandler:
         hard = engine.options.max_memory_hard
         if hard is not None:
             self.hard_watch = HardWatch(
-                hard, lambda: list(self.workers.values()), self._later, self._stop_for_memory
+                hard, lambda: list(self.workers.values()), self.later, self._stop_for_memory
             )
 
     # Called by other threads ----------------------------------------------------------------------
@@ -276,12 +276,9 @@ class WorkerHandler:
         left = self._timers.next_s()
         return None if left is None else left * 1000
 
-    def _later(self, delay_s: float, action: Callable[[], None]) -> None:
-        self._timers.later(delay_s, action)
-
-    def call_later(self, delay_s: float, action: Callable[[], None]) -> None:
+    def later(self, delay_s: float, action: Callable[[], None]) -> None:
         """Call something on this thread after a pause (worker-handler)."""
-        self._later(delay_s, action)
+        self._timers.later(delay_s, action)
 
     def park(self) -> None:
         """Leave the loop at the next turn; the thread ends, nothing is lost (an item)."""
@@ -486,7 +483,7 @@ class WorkerHandler:
             starter.start_nanny()
         except OSError as error:
             pause_s = self._engine.shortage.failed("nanny", "the nanny process", error)
-            self._later(pause_s, self._see_to_nanny)
+            self.later(pause_s, self._see_to_nanny)
             return
         self._engine.shortage.over("nanny")
         nanny: Nanny | None = starter.nanny
@@ -533,7 +530,7 @@ class WorkerHandler:
         elif self.starter is None or worker.lost_template:
             self._died(worker, None)
         else:
-            self._later(STATUS_LIMIT_S, lambda: self._died(worker, None))
+            self.later(STATUS_LIMIT_S, lambda: self._died(worker, None))
 
     def _unwatch(self, worker: Worker) -> None:
         for fd, watched in list(self._by_fd.items()):
@@ -567,15 +564,11 @@ class WorkerHandler:
 
     def start_later(self, slot: int, delay_s: float) -> None:
         """Start a worker for a slot after a pause."""
-        self._later(delay_s, lambda: self._engine.start_slot(slot))
-
-    def do_later(self, delay_s: float, action: Callable[[], None]) -> None:
-        """Do something after a pause (worker-handler)."""
-        self._later(delay_s, action)
+        self.later(delay_s, lambda: self._engine.start_slot(slot))
 
     def kill_later(self, worker: Worker, delay_s: float, number: int) -> None:
         """Send a signal to a worker after a grace, if it still lives then."""
-        self._later(delay_s, lambda: self.kill(worker, number))
+        self.later(delay_s, lambda: self.kill(worker, number))
 
     def kill(self, worker: Worker, number: int) -> None:
         """Send a signal to a worker if it still lives."""
