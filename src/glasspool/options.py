@@ -136,13 +136,7 @@ def _seconds(name: str, value: Any, least: float | None = None) -> float | None:
 
 
 def _retries(value: Any) -> int:
-    try:
-        count = operator.index(value)
-    except TypeError:
-        raise TypeError(f"retries must be an integer, not {value!r}") from None
-    if count < 0:
-        raise ValueError(f"retries must be 0 or more, not {count}")
-    return count
+    return _integer("retries", value, "an integer", 0, "0 or more")
 
 
 def _retry_on(value: Any) -> tuple[type[BaseException], ...]:
@@ -156,10 +150,15 @@ def _retry_on(value: Any) -> tuple[type[BaseException], ...]:
 def _bytes(name: str, value: Any) -> int | None:
     if value is None:
         return None
+    return _integer(name, value, "an integer number of bytes", 1, "positive (bytes)")
+
+
+def _integer(name: str, value: Any, kind: str, least: int, range_: str) -> int:
+    """Check a whole number; ``kind`` and ``range_`` say in words what it is to be."""
     try:
-        count = operator.index(value)
+        number = operator.index(value)
     except TypeError:
-        raise TypeError(f"{name} must be an integer number of bytes, not {value!r}") from None
-    if count < 1:
-        raise ValueError(f"{name} must be positive (bytes), not {count}")
-    return count
+        raise TypeError(f"{name} must be {kind}, not {value!r}") from None
+    if number < least:
+        raise ValueError(f"{name} must be {range_}, not {number}")
+    return number
