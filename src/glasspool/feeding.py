@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from glasspool import batching
 from glasspool.batching import AHEAD_BYTES
-from glasspool.engines.local import payload, wire
+from glasspool.engines.local import payload, plain, wire
 from glasspool.engines.local.outcome import RAISED
 from glasspool.engines.local.scarcity import no_thread
 from glasspool.engines.local.workers import new_thread
@@ -61,7 +61,9 @@ class Feed:
         self._engine = engine
         self._policy = policy
         self._job = job
-        self._known = known
+        self._next_id = engine.next_id
+        self._number = known.number
+        self._kind = mode | (known.flags & wire.BY_VALUE)
         self._mode = mode
         self._values = values
         self._size = size
@@ -92,12 +94,16 @@ class Feed:
         Raises:
             BaseException: What the iterable raised. What was drawn before is on its way.
         """
+        make, job, collector = self._make, self._job, self._engine.collector
         try:
             for value in self._chunks():
-                if self._is_ended():
+                if job._aborted or collector.stopped:
                     break
-                self._make(value)
-                if self._is_far_ahead():
+                make(value)
+                is_at_limit = self._index >= self._draw_until
+                if is_at_limit or self._bytes - job._settled_bytes > AHEAD_BYTES:
+                    if not self._is_far_ahead():
+                        continue
                     self._hand_in()
                     if not may_wait:
                         return False
@@ -160,42 +166,49 @@ class Feed:
         return iter(lambda: tuple(itertools.islice(self._values, self._size)), ())
 
     def _make(self, value: Any) -> None:
-        index = self._index
-        self._index += 1
-        items = 1 if self._mode == wire.SINGLE else len(value)
-        kind = self._mode | (self._known.flags & wire.BY_VALUE)
-        engine, number = self._engine, self._known.number
-        try:
-            body, by_value = payload.dump_any(value)
-        except Exception as error:
-            if payload.was_interrupted(value):
-                raise
-            task = Task(
-                engine.next_id(), self._job, index, items, number, kind, b"", time.monotonic_ns()
-            )
-            task.policy = self._policy
-            self._note(index, task)
-            self._hand_in()
-            engine.submit_failed(task, error)
-            return
-        if by_value:
-            kind |= wire.BY_VALUE
-        if isinstance(body, payload.Parcel):
-            kind |= wire.SEGMENT
-        task = Task(
-            engine.next_id(), self._job, index, items, number, kind, body, time.monotonic_ns()
-        )
-        task.policy = self._policy
-        self._bytes += task.size + TASK_BYTES
-        self._note(index, task)
-        self._group.append(task)
-        if len(self._group) >= self._group_size:
+        is_single = self._mode == wire.SINGLE
+        if is_single and plain.is_plain(value):
+            task = self._task(1, wire.PLAIN, value, plain.WEIGHT)
+        else:
+            items = 1 if is_single else len(value)
+            try:
+                body, by_value = payload.dump_any(value)
+            except Exception as error:
+                if payload.was_interrupted(value):
+                    raise
+                task = self._task(items, 0, b"", 0)
+                self._hand_in()
+                self._engine.submit_failed(task, error)
+                return
+            kind = wire.BY_VALUE if by_value else 0
+            if isinstance(body, payload.Parcel):
+                kind |= wire.SEGMENT
+            task = self._task(items, kind, body, len(body))
+        self._bytes += task.weight + TASK_BYTES
+        group = self._group
+        group.append(task)
+        if len(group) >= self._group_size:
             self._hand_in()
             self._group_size = min(self._group_limit, self._group_size * 2)
 
-    def _note(self, index: int, task: Task) -> None:
+    def _task(self, items: int, kind: int, body: Any, weight: int) -> Task:
+        index = self._index
+        self._index = index + 1
+        task = Task(
+            self._next_id(),
+            self._job,
+            index,
+            items,
+            self._number,
+            self._kind | kind,
+            body,
+            weight,
+            time.monotonic_ns(),
+        )
+        task.policy = self._policy
         if self._tasks is not None:
             self._tasks[index] = task
+        return task
 
     def _hand_in(self) -> None:
         group, self._group = self._group, []
@@ -228,7 +241,7 @@ class Feed:
     def _window(self, job: IMapJob) -> int:
         if isinstance(self._buffersize, int):
             return self._buffersize
-        pace = self._engine.collector.pace.get(self._known.number)
+        pace = self._engine.collector.pace.get(self._number)
         return batching.window(pace, self._engine.size, job.taken, job.task_bytes)
 
     def _wait_for_room(self) -> None:

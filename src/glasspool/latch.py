@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import threading
 from _thread import LockType, allocate_lock
+from typing import TYPE_CHECKING
 
 
-class Latch:
-    """Like ``threading.Event``, but lighter, never reset, and safe to wait for in a signal handler.
+class Switch:
+    """What a ``Latch`` can do, for classes that have its attributes among their own.
+
+    Like ``threading.Event``, but lighter, never reset, and safe to wait for in a signal handler.
 
     ``Event.wait`` and ``Event.set`` hold one lock for a moment; a signal handler that waits for the
     same event while the main thread is inside would wait for ever. Here each waiter brings a lock of
@@ -16,11 +19,11 @@ class Latch:
     turns the switch and then looks at the list.
     """
 
-    __slots__ = ("_is_set", "_waiters")
+    if not TYPE_CHECKING:  # a type checker would refuse what is not among them
+        __slots__ = ()
 
-    def __init__(self) -> None:
-        self._is_set = False
-        self._waiters: list[LockType] | None = None
+    _is_set: bool
+    _waiters: list[LockType] | None
 
     def is_set(self) -> bool:
         """Tell whether the switch has been turned."""
@@ -64,6 +67,16 @@ class Latch:
             if self._waiters is None:
                 self._waiters = []
             return self._waiters
+
+
+class Latch(Switch):
+    """A switch that nobody has turned yet."""
+
+    __slots__ = ("_is_set", "_waiters")
+
+    def __init__(self) -> None:
+        self._is_set = False
+        self._waiters = None
 
 
 _making = threading.RLock()

@@ -40,33 +40,36 @@ class Task:
         items: How many calls of the user's function it holds.
         call: The number of the callable, 0 when the callable travels in the payload.
         kind: How to call it (``wire.APPLY`` and so on, with flags).
-        size: The length of the pickled arguments, in bytes.
-        payload: The pickled arguments: bytes, or a ``payload.Parcel`` in shared memory.
+        payload: The arguments: pickled, as bytes or a ``payload.Parcel`` in shared memory; plain ones
+            (``wire.PLAIN``) as they are. None when it has ended, unless they are plain.
+        weight: How many bytes they take, roughly if they are plain.
         submitted_ns: ``time.monotonic_ns()`` of the submission.
         attempts: How often it was begun and came to nothing: its worker died, or it is tried anew.
         seq: Its number among the tasks of the worker that holds it.
         holder: The ``Held`` of that worker, None while it waits and after its end.
         state: WAITING, SENT or ENDED.
+        end: What became of it (``results.End``); None before.
         policy: How long it may run and how often it may be tried anew; None: as long as it takes, once.
         retried_ns: When it was last let wait for a further attempt; 0: never.
     """
 
     __slots__ = (
+        "_job",
         "attempts",
         "call",
+        "end",
         "holder",
         "id",
         "index",
         "items",
-        "job",
         "kind",
         "payload",
         "policy",
         "retried_ns",
         "seq",
-        "size",
         "state",
         "submitted_ns",
+        "weight",
     )
 
     def __init__(
@@ -78,23 +81,35 @@ class Task:
         call: int,
         kind: int,
         payload: Any,
+        weight: int,
         submitted_ns: int,
     ) -> None:
         self.id: int = id
-        self.job: Any = job
+        self._job: Any = job
         self.index: int = index
         self.items: int = items
         self.call: int = call
         self.kind: int = kind
         self.payload: Any = payload
-        self.size: int = len(payload)
+        self.weight: int = weight
         self.submitted_ns: int = submitted_ns
         self.attempts: int = 0
         self.seq: int = -1
         self.holder: Held | None = None
         self.state: int = WAITING
+        self.end: Any = None
         self.policy: Policy | None = None
         self.retried_ns: int = 0
+
+    @property
+    def job(self) -> Any:
+        """The user's call."""
+        return self._job
+
+    def settle(self, kind: int, body: Any, worker: Any, begun_ns: int, ended_ns: int) -> None:
+        """Take note of the end, and tell the job."""
+        self.end = (kind, body, worker, begun_ns, ended_ns)
+        self._job.settle(self, kind, body)
 
 
 class Held:
@@ -130,6 +145,11 @@ class Ledger:
         self.submitted += 1
         self.waiting.append(task)
 
+    def submit_row(self, tasks: list[Task]) -> None:
+        """Take new tasks in."""
+        self.submitted += len(tasks)
+        self.waiting.extend(tasks)
+
     def adopt(self, held: Held, task: Task) -> None:
         """Take in a task that somebody has given to a worker already, with its number there."""
         self.submitted += 1
@@ -156,6 +176,30 @@ class Ledger:
         held.tasks[task.id] = task
         return task
 
+    def send_row(self, held: Held, most: int) -> list[Task]:
+        """Hand the next waiting tasks to a worker, as long as they are alike, at most so many.
+
+        Alike are tasks without a policy with the same callable, called in the same way. Call
+        ``next_waiting`` first.
+        """
+        waiting, tasks, seq = self.waiting, held.tasks, held.next_seq
+        call, kind = waiting[0].call, waiting[0].kind
+        row: list[Task] = []
+        while waiting and len(row) < most:
+            task = waiting[0]
+            if task.state == WAITING:
+                if task.call != call or task.kind != kind or task.policy is not None:
+                    break
+                task.state = SENT
+                task.holder = held
+                task.seq = seq
+                seq += 1
+                tasks[task.id] = task
+                row.append(task)
+            waiting.popleft()  # else it was cancelled where it stood
+        held.next_seq = seq
+        return row
+
     def unsend(self, held: Held, tasks: list[Task]) -> None:
         """Undo ``send`` for the last tasks that a worker was given: its channel was full."""
         for task in reversed(tasks):
@@ -170,6 +214,17 @@ class Ledger:
             task.holder = None
             self.ended[how] += 1
         return task
+
+    def end_row(self, held: Held, task_ids: Iterable[int], how: str) -> list[Task | None]:
+        """Note the same end of several tasks that a worker told, as ``end`` does; None as there."""
+        pop = held.tasks.pop
+        row = [pop(task_id, None) for task_id in task_ids]
+        for task in row:
+            if task is not None:
+                task.state = ENDED
+                task.holder = None
+                self.ended[how] += 1
+        return row
 
     def end_here(self, task: Task, how: str) -> bool:
         """Note an end that the parent decided (cancelled, lost, could not be sent).

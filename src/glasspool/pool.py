@@ -13,7 +13,6 @@ import operator
 import os
 import sys
 import threading
-import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from multiprocessing.context import BaseContext
@@ -21,7 +20,7 @@ from multiprocessing.process import BaseProcess
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, TypeVarTuple, overload
 
 from glasspool import options, registry
-from glasspool.engines.local import payload, scarcity, wire
+from glasspool.engines.local import payload, plain, scarcity, wire
 from glasspool.engines.local.engine import LocalEngine, Plan
 from glasspool.errors import EngineUnavailable, GlasspoolError
 from glasspool.feeding import CONTAINERS, BufferSize, Feed, feed_here, feed_imap
@@ -58,6 +57,8 @@ Unchecked: TypeAlias = list[Any] | range | Iterator[Any]
 
 RUN, CLOSE, TERMINATE = "RUN", "CLOSE", "TERMINATE"
 ENGINES = ("local",)
+
+_PLAIN_APPLY = wire.APPLY | wire.PLAIN
 
 
 class Pool(multiprocessing.pool.Pool):
@@ -150,6 +151,7 @@ class Pool(multiprocessing.pool.Pool):
             options=told,
         )
         self._policy = told.policy
+        self._own_policy = None if told.policy.is_default else told.policy
         self._initializer = initializer
         self._initargs = initargs
         self._maxtasksperchild = maxtasksperchild
@@ -220,9 +222,11 @@ class Pool(multiprocessing.pool.Pool):
             Exception: What ``func`` raised; also as ``AsyncResult.get`` does.
         """
         policy = self._policy_for(timeout, retries, retry_on)
-        result, task = self._prepare(func, args, kwds, None, None, policy)
-        if task is not None and not self._engine.collector.lender.call(task):
-            self._engine.submit(task)
+        result, error = self._prepare(func, args, kwds, None, None, policy)
+        if error is not None:
+            self._engine.submit_failed(result, error)
+        elif not self._engine.collector.lender.call(result):
+            self._engine.submit(result)
         return result.get()
 
     @overload  # type: ignore[override]  # as for apply; and the result is ours
@@ -278,9 +282,11 @@ class Pool(multiprocessing.pool.Pool):
             ValueError: The pool is not running, or a keyword is out of range.
         """
         policy = self._policy_for(timeout, retries, retry_on)
-        result, task = self._prepare(func, args, kwds, callback, error_callback, policy)
-        if task is not None:
-            self._engine.submit(task)
+        result, error = self._prepare(func, args, kwds, callback, error_callback, policy)
+        if error is None:
+            self._engine.submit(result)
+        else:
+            self._engine.submit_failed(result, error)
         return result
 
     def _prepare(
@@ -291,41 +297,42 @@ class Pool(multiprocessing.pool.Pool):
         callback: Callable[[T], object] | None,
         error_callback: Callable[[BaseException], object] | None,
         policy: Policy | None,
-    ) -> tuple[AsyncResult[T], Task | None]:
-        """Make the result and the task of an apply; no task if it has failed already."""
+    ) -> tuple[AsyncResult[T], Exception | None]:
+        """Make the task of an apply; with the error if it has failed already."""
         self._check_running()
         engine = self._engine
-        result: AsyncResult[T] = AsyncResult(self, engine, callback, error_callback)
         number, kind = 0, wire.APPLY
-        body: bytes | payload.Parcel = b""
+        body: Any = b""
+        weight = 0
         failure: Exception | None = None
         value: Any = args
         try:
             known = engine.callables.by_reference(func)
-            if kwds:
-                value, kind = (args, kwds), wire.APPLY | wire.KEYWORDS
-            if known is None:
-                value, kind = (func, value), kind | wire.INLINE
-            else:
+            if known is not None:
                 number = known.number
-            body, by_value = payload.dump_any(value)
-            if by_value:
-                kind |= wire.BY_VALUE
-            if type(body) is not bytes:
-                kind |= wire.SEGMENT
+            if number and not kwds and type(args) is tuple and plain.are_plain(args):
+                kind, body, weight = _PLAIN_APPLY, args, plain.WEIGHT
+            else:
+                if kwds:
+                    value, kind = (args, kwds), wire.APPLY | wire.KEYWORDS
+                if known is None:
+                    value, kind = (func, value), kind | wire.INLINE
+                body, by_value = payload.dump_any(value)
+                weight = len(body)
+                if by_value:
+                    kind |= wire.BY_VALUE
+                if type(body) is not bytes:
+                    kind |= wire.SEGMENT
         except Exception as error:
             if payload.was_interrupted(value):
                 raise
             failure = error
-        task = Task(engine.next_id(), result, 0, 1, number, kind, body, time.monotonic_ns())
-        task.policy = policy
-        result._task = task
+        result: AsyncResult[T] = AsyncResult(
+            self, engine, callback, error_callback, number, kind, body, weight, policy
+        )
         if not number:
             result._function = payload.callable_name(func)
-        if failure is None:
-            return result, task
-        engine.submit_failed(task, failure)
-        return result, None
+        return result, failure
 
     def map(
         self,
@@ -511,6 +518,8 @@ class Pool(multiprocessing.pool.Pool):
         self, timeout: float | None, retries: int | None, retry_on: RetryOn | None
     ) -> Policy | None:
         """Return what a call allows its tasks; None if that is nothing special."""
+        if timeout is None and retries is None and retry_on is None:
+            return self._own_policy
         policy = options.policy(self._policy, timeout, retries, retry_on)
         return None if policy.is_default else policy
 
@@ -679,6 +688,8 @@ class Pool(multiprocessing.pool.Pool):
             )
 
     def _check_running(self) -> None:
+        if self._state == RUN and self._engine.is_usable:
+            return
         if self._pid != os.getpid():
             self._check_owner()
         if self._state != RUN:

@@ -14,19 +14,21 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from time import monotonic_ns
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
-from glasspool.engines.local import wire
+from glasspool.engines.local import plain, wire
 from glasspool.engines.local.outcome import RAISED, VALUE, Outcome, rebuild, unbuildable
 from glasspool.engines.local.worker import current
 from glasspool.engines.local.workers import report_thread_error
 from glasspool.errors import GlasspoolError, TaskCancelled, TaskTimeout, WorkerDied
-from glasspool.latch import Latch
+from glasspool.latch import Latch, Switch
+from glasspool.ledger import WAITING, Task
 
 if TYPE_CHECKING:
     from glasspool.engines.local.engine import LocalEngine
     from glasspool.engines.local.workers import Worker
-    from glasspool.ledger import Task
+    from glasspool.options import Policy
     from glasspool.pool import Pool
     from glasspool.snapshot import TaskInfo
 
@@ -52,28 +54,33 @@ class Room(Latch):
         self.taken: int = taken
 
 
-Origin = tuple["Worker | None", int, int, int, str]
-"""Who ran a task: worker, begun_ns, ended_ns, bytes of the result, how it ended."""
+End = tuple[Any, ...]
+"""What became of a task: kind, body, worker, begun_ns, ended_ns; then, once the body has been rebuilt,
+how many bytes it had, and the word for the end. A plain tuple: one is made for each task."""
+
+_JOB = (
+    "_callback",
+    "_callback_error",
+    "_engine",
+    "_error_callback",
+    "_is_set",
+    "_pool",
+    "_waiters",
+)
+"""The attributes of a job. Each class has them among its own, as Python lays out one base only."""
 
 
-class _Job(Latch):
+class _Job(Switch):
     """A call of the user's, as the ledger and the callback thread see it."""
 
-    __slots__ = ("_callback", "_callback_error", "_engine", "_error_callback", "_pool")
+    if not TYPE_CHECKING:  # a type checker would refuse what is not among them
+        __slots__ = ()
 
-    def __init__(
-        self,
-        pool: Pool,
-        engine: LocalEngine,
-        callback: Callable[[Any], object] | None,
-        error_callback: Callable[[BaseException], object] | None,
-    ) -> None:
-        super().__init__()
-        self._pool: Pool | None = pool  # keeps the pool alive while the job is open
-        self._engine = engine
-        self._callback = callback
-        self._error_callback = error_callback
-        self._callback_error: BaseException | None = None
+    _pool: Pool | None  # keeps the pool alive while the job is open
+    _engine: LocalEngine
+    _callback: Callable[[Any], object] | None
+    _error_callback: Callable[[BaseException], object] | None
+    _callback_error: BaseException | None
 
     @property
     def callback_error(self) -> BaseException | None:
@@ -195,7 +202,7 @@ class _Job(Latch):
         return wait_as_caller(self._engine, self, timeout, what)
 
 
-def wait_as_caller(engine: LocalEngine, latch: Latch, timeout: float | None, what: str) -> bool:
+def wait_as_caller(engine: LocalEngine, latch: Switch, timeout: float | None, what: str) -> bool:
     """Wait for a latch, and say in the roster that this thread waits in a call of the pool.
 
     Raises:
@@ -207,7 +214,7 @@ def wait_as_caller(engine: LocalEngine, latch: Latch, timeout: float | None, wha
     outer = engine.callers.get(ident)
     engine.callers[ident] = (what, time.monotonic())
     try:
-        return Latch.wait(latch, timeout)  # woken by the end of the job, or of the pool
+        return Switch.wait(latch, timeout)  # woken by the end of the job, or of the pool
     finally:
         if outer is None:
             engine.callers.pop(ident, None)
@@ -241,27 +248,59 @@ def foreign(name: str, pid: int) -> GlasspoolError:
     )
 
 
-class AsyncResult(_Job, Generic[T]):
-    """The result of ``Pool.apply_async``: ready when the call has ended."""
+class AsyncResult(_Job, Task, Generic[T]):
+    """The result of ``Pool.apply_async``: ready when the call has ended.
 
-    __slots__ = ("_function", "_origin", "_outcome", "_task")
+    It is also the task that the ledger owns: one object for each call, as there may be many.
+    """
 
+    __slots__ = ("_function", *_JOB)
+
+    # In one row, and without the constructors of the bases: this runs for each call.
     def __init__(
         self,
         pool: Pool,
         engine: LocalEngine,
         callback: Callable[[Any], object] | None,
         error_callback: Callable[[BaseException], object] | None,
+        call: int,
+        kind: int,
+        payload: Any,
+        weight: int,
+        policy: Policy | None = None,
     ) -> None:
-        super().__init__(pool, engine, callback, error_callback)
-        self._task: Task = cast("Task", None)
-        self._outcome: Outcome | None = None
-        self._origin: Origin | None = None
+        self._is_set = False
+        self._waiters = None
+        self._pool = pool
+        self._engine = engine
+        self._callback = callback
+        self._error_callback = error_callback
+        self._callback_error = None
         self._function: str | None = None  # its name, if the callable has no number
+        self.id = engine.next_id()
+        self.index = 0
+        self.items = 1
+        self.call = call
+        self.kind = kind
+        self.payload = payload
+        self.weight = weight
+        self.submitted_ns = monotonic_ns()
+        self.attempts = 0
+        self.seq = -1
+        self.holder = None
+        self.state = WAITING
+        self.end = None
+        self.policy = policy
+        self.retried_ns = 0
+
+    @property
+    def job(self) -> AsyncResult[T]:
+        """The user's call: this."""
+        return self
 
     @property
     def job_id(self) -> int:
-        return self._task.id
+        return self.id
 
     def function_name(self, task: Task) -> str:
         """Return the name of what the task calls."""
@@ -269,33 +308,36 @@ class AsyncResult(_Job, Generic[T]):
 
     def label(self) -> str:
         """Return a word for the job, for views."""
-        return f"task {self._task.id} ({self.function_name(self._task)})"
+        return f"task {self.id} ({self.function_name(self)})"
 
-    def settle(
-        self, task: Task, kind: int, body: Any, worker: Worker | None, begun: int, ended: int
-    ) -> None:
+    def settle(self, kind: int, body: Any, worker: Any, begun_ns: int, ended_ns: int) -> None:
         """Take the end of the task (collector)."""
-        self._origin = _origin(kind, body, worker, begun, ended)
-        self._outcome = (kind, body)
-        self._complete()
+        self.end = (kind, body, worker, begun_ns, ended_ns)
+        if self._callback is not None or self._error_callback is not None:
+            self._engine.call_back(self)
+            return
+        self._pool = None
+        self._is_set = True
+        if self._waiters:
+            self.set()
 
     def _outcome_now(self) -> Outcome:
         # Rebuilt at most once in each thread that asks at the same moment; one assignment keeps it.
-        outcome = self._outcome
-        if outcome is None:
+        end = self.end
+        if end is None:
             raise ValueError(f"{self!r} not ready")
-        if outcome[0] != VALUE and outcome[0] != RAISED:
-            outcome = rebuild(outcome)
-            self._outcome = outcome
-        return outcome
+        kind = end[0]
+        if kind != VALUE and kind != RAISED:
+            self.end = end = rebuilt(end, *rebuild((kind, end[1])))
+        return end[0], end[1]
 
     def _keep(self, error: BaseException) -> Outcome:
-        self._outcome = (RAISED, error)
-        return self._outcome
+        self.end = rebuilt(self.end, RAISED, error)
+        return RAISED, error
 
     def _ask_to_cancel(self) -> None:
         collector = self._engine.collector
-        collector.mailbox.put(lambda: collector.cancel(self._task))
+        collector.mailbox.put(lambda: collector.cancel(self))
 
     def get(self, timeout: float | None = None) -> T:
         """Return the value, or raise what the task raised; wait for it at most ``timeout`` seconds.
@@ -309,12 +351,16 @@ class AsyncResult(_Job, Generic[T]):
             TaskTimeout: The task ran longer than its ``timeout``.
             TaskCancelled: It was cancelled, or the pool was terminated before it ended.
         """
+        if self._is_set:
+            end = self.end
+            if end[0] == VALUE:
+                return cast(T, end[1])
         return cast(T, self._value_or_raise(timeout))
 
     @property
     def info(self) -> TaskInfo:
         """What is known of the task: function, state, times, bytes, process and thread."""
-        return task_info(self._engine, self._task, self._origin)
+        return task_info(self._engine, self)
 
 
 class MapResult(_Job, Generic[T]):
@@ -326,14 +372,13 @@ class MapResult(_Job, Generic[T]):
         "_id",
         "_length",
         "_number_left",
-        "_origins",
-        "_parts",
         "_release",
         "_room",
         "_settled_bytes",
         "_single",
         "_tasks",
         "_value",
+        *_JOB,
     )
 
     def __init__(
@@ -346,15 +391,19 @@ class MapResult(_Job, Generic[T]):
         chunk: int,
         single: bool,
     ) -> None:
-        super().__init__(pool, engine, callback, error_callback)
+        self._is_set = False
+        self._waiters = None
+        self._pool = pool
+        self._engine = engine
+        self._callback = callback
+        self._error_callback = error_callback
+        self._callback_error = None
         self._id = engine.next_id()
         self._length = length
         self._single = single  # each task is one item, and its result the value, not a list
         count = -(-length // chunk) if length else 0
         self._number_left = count
-        self._parts: list[Outcome | None] = [None] * count
         self._tasks: list[Task | None] = [None] * count
-        self._origins: list[Origin | None] = [None] * count
         self._failure: Outcome | None = None
         self._value: Outcome | None = None
         self._release: int | None = None
@@ -368,17 +417,12 @@ class MapResult(_Job, Generic[T]):
     def job_id(self) -> int:
         return self._id
 
-    def settle(
-        self, task: Task, kind: int, body: Any, worker: Worker | None, begun: int, ended: int
-    ) -> None:
+    def settle(self, task: Task, kind: int, body: Any) -> None:
         """Take the end of one chunk (collector)."""
-        index = task.index
-        self._origins[index] = _origin(kind, body, worker, begun, ended)
-        self._parts[index] = (kind, body)
         if kind > wire.OK_SEGMENT and self._failure is None:
             self._failure = (kind, body)
         self._number_left -= 1
-        self._settled_bytes += task.size + TASK_BYTES
+        self._settled_bytes += task.weight + TASK_BYTES
         room = self._room
         if room is not None and self.has_room(room):
             room.set()
@@ -448,17 +492,17 @@ class MapResult(_Job, Generic[T]):
         if self._failure is not None:
             return rebuild(self._failure)
         values: list[Any] = []
-        for part in self._parts:
-            if part is None:
+        add = values.append if self._single else values.extend
+        for task in self._tasks:
+            if task is None or task.end is None:
                 raise ValueError(f"{self!r} not ready")
-            kind, value = rebuild(part)
-            if kind == RAISED:
-                return kind, value
-            if self._single:
-                values.append(value)
-            else:
-                values.extend(value)
-        self._parts = []
+            kind, value = task.end[0], task.end[1]
+            if kind != VALUE:
+                kind, value = rebuild((kind, value))
+                if kind == RAISED:
+                    return kind, value
+                task.end = rebuilt(task.end, kind, None)  # else it would be kept twice
+            add(value)
         return VALUE, values
 
     def get(self, timeout: float | None = None) -> list[T]:
@@ -471,9 +515,7 @@ class MapResult(_Job, Generic[T]):
     @property
     def info(self) -> TaskInfo:
         """What is known of the job; ``.tasks`` has its chunks."""
-        return job_info(
-            self._engine, self._id, self._is_set, self._failure, self._tasks, self._origins
-        )
+        return job_info(self._engine, self._id, self._is_set, self._failure, self._tasks)
 
 
 class IMapJob:
@@ -569,12 +611,10 @@ class IMapJob:
 
     # The collector's ------------------------------------------------------------------------------
 
-    def settle(
-        self, task: Task, kind: int, body: Any, worker: Worker | None, begun: int, ended: int
-    ) -> None:
+    def settle(self, task: Task, kind: int, body: Any) -> None:
         """Take the end of one task (collector)."""
-        self._settled_bytes += task.size + TASK_BYTES
-        if kind <= wire.OK_SEGMENT:
+        self._settled_bytes += task.weight + TASK_BYTES
+        if kind == wire.OK or kind == wire.OK_SEGMENT:
             self._result_bytes += len(body)
         self.settle_index(task.index, (kind, body))
 
@@ -786,24 +826,35 @@ class IMapIterator(Generic[T]):
             self._engine.collector.mailbox.put(job.drop)
 
 
-def _origin(kind: int, body: Any, worker: Worker | None, begun: int, ended: int) -> Origin:
-    if kind <= wire.OK_SEGMENT:
-        return worker, begun, ended, len(body), "done"
+def rebuilt(end: End, kind: int, value: Any) -> End:
+    """Return an end with the value in place of its bytes, of which size and word are kept."""
+    _, body, worker, begun_ns, ended_ns, *kept = end
+    return kind, value, worker, begun_ns, ended_ns, *(kept or _measure(end[0], body))
+
+
+def _measure(kind: int, body: Any) -> tuple[int, str]:
+    """Return how many bytes an outcome had on its way, and the word for the end."""
+    if kind == VALUE:
+        return plain.size(body), "done"
     if kind == RAISED:
-        return worker, begun, ended, 0, _word_for(body)
-    return worker, begun, ended, len(body), "failed"
+        return 0, _word_for(body)
+    return len(body), "done" if kind <= wire.OK_SEGMENT else "failed"
 
 
-def task_info(engine: LocalEngine, task: Task, origin: Origin | None) -> TaskInfo:
+def task_info(engine: LocalEngine, task: Task) -> TaskInfo:
     """Put together what is known of one task."""
     from glasspool.snapshot import TaskInfo, ThreadRef
 
-    worker, begun, ended, size, state = origin or (None, 0, 0, 0, "waiting")
-    if origin is None and task.holder is not None:
+    worker, begun, ended, size, state = None, 0, 0, 0, "waiting"
+    end = task.end
+    if end is not None:
+        kind, body, worker, begun, ended, *kept = end
+        size, state = kept or _measure(kind, body)
+    elif task.holder is not None:
         worker, begun = _where(engine, task)
         state = "running" if begun else "sent"
     pid, slot, thread = None, None, None
-    if worker is not None and (begun or origin is not None):
+    if worker is not None and (begun or end is not None):
         pid, slot = worker.pid, worker.slot
         thread = ThreadRef("MainThread", worker.ident, worker.native_id or worker.pid, True)
     return TaskInfo(
@@ -822,7 +873,7 @@ def task_info(engine: LocalEngine, task: Task, origin: Origin | None) -> TaskInf
         ended_at=_wall(ended) if ended else None,
         queue_wait_s=(begun - task.submitted_ns) / 1e9 if begun else None,
         run_s=(ended - begun) / 1e9 if ended else None,
-        argument_bytes=task.size,
+        argument_bytes=plain.argument_bytes(task),
         result_bytes=size if ended else None,
     )
 
@@ -833,21 +884,16 @@ def job_info(
     ready: bool,
     failure: Outcome | None,
     tasks: list[Task | None],
-    origins: list[Origin | None],
 ) -> TaskInfo:
     """Put together what is known of a job of several tasks."""
     from glasspool.snapshot import TaskInfo
 
-    infos = tuple(
-        task_info(engine, task, origin)
-        for task, origin in zip(tasks, origins, strict=True)
-        if task is not None
-    )
+    infos = tuple(task_info(engine, task) for task in tasks if task is not None)
     begun = [info.begun_at for info in infos if info.begun_at is not None]
     ended = [info.ended_at for info in infos if info.ended_at is not None]
     state = "running" if begun else "waiting"
     if ready:
-        state = "done" if failure is None else _origin(*failure, None, 0, 0)[4]
+        state = "done" if failure is None else _measure(*failure)[1]
     first = infos[0] if infos else None
     return TaskInfo(
         id=None,

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from glasspool.engines.local import payload, wire
+from glasspool.engines.local import payload, plain, wire
 
 if TYPE_CHECKING:
     from glasspool.engines.local.callables import Known
@@ -40,7 +40,7 @@ class Undone:
         Raises:
             Exception: Function or arguments cannot be rebuilt.
         """
-        values = _load(self._payload)
+        values = self._payload if self._kind & wire.PLAIN else _load(self._payload)
         if self._kind & wire.INLINE:
             function, values = values
         else:
@@ -69,7 +69,7 @@ def undone(task: Task, known: Known | None) -> Undone:
         index=task.index,
         items=task.items,
         attempts=task.attempts,
-        argument_bytes=task.size,
+        argument_bytes=plain.argument_bytes(task),
     )
     return Undone(info, job, task.kind, known, task.payload)
 

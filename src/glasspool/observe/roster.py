@@ -123,7 +123,7 @@ def stats(engine: LocalEngine) -> dict[str, int]:
         for item in list(engine.collector.mailbox.items)
         if isinstance(item, list) or not callable(item)
     )
-    waiting_bytes = sum(task.size for task in list(ledger.waiting) if task.state == WAITING)
+    waiting_bytes = sum(task.weight for task in list(ledger.waiting) if task.state == WAITING)
     sent = ledger.sent
     return {
         "submitted": ledger.submitted + unseen + lender.done + lender.failed + len(direct),
@@ -232,7 +232,7 @@ def _open_tasks(engine: LocalEngine) -> list[TaskInfo]:
     for task in engine.collector.ledger.unended():
         if len(open_tasks) == OPEN_TASKS:
             break
-        open_tasks.append(task_info(engine, task, None))
+        open_tasks.append(task_info(engine, task))
     return open_tasks
 
 
@@ -339,7 +339,7 @@ def _running(engine: LocalEngine, worker: Worker, described: ProcessInfo) -> Tas
         task = worker.direct
     if task is None:
         return seen
-    info = replace(task_info(engine, task, None), begun_at=seen.begun_at, run_s=seen.run_s)
+    info = replace(task_info(engine, task), begun_at=seen.begun_at, run_s=seen.run_s)
     if task.items > 1:
         word = engine.board.word(worker.record, sb.W_ITEM)
         grain = "item" if word & sb.GRAIN_ITEM else "task"

@@ -43,12 +43,12 @@ def of_task(task: Task, item: int | None = None) -> str | None:
     if packed is None:
         return None
     try:
-        value = _unpack(packed)
+        value = packed if task.kind & wire.PLAIN else _unpack(packed)
         if task.kind & wire.INLINE:
             _, value = value
         return _call(value, task.kind, item)
     except Exception:  # too long, or of a kind that nobody thought of: a text is not worth more
-        return f"({task.size} bytes)"
+        return f"({task.weight} bytes)"
 
 
 def show(value: Any, limit: int = TEXT) -> str:

@@ -14,7 +14,7 @@ import signal
 import time
 from typing import TYPE_CHECKING, Any
 
-from glasspool.engines.local import blackbox, kernel
+from glasspool.engines.local import blackbox, kernel, plain
 from glasspool.engines.local import scoreboard as sb
 from glasspool.engines.local.oom import OomWatch, Verdict
 
@@ -202,7 +202,7 @@ class Coroner:
             pid=worker.pid,
             begun_at=None if ran_s is None else time.time() - ran_s,
             run_s=ran_s,
-            argument_bytes=task.size,
+            argument_bytes=plain.argument_bytes(task),
         )
 
 

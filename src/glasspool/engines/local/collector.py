@@ -29,7 +29,7 @@ from glasspool.engines.local.direct import Lender
 from glasspool.engines.local.interrupts import Interrupts
 from glasspool.engines.local.lookout import Lookout
 from glasspool.engines.local.mailbox import Mailbox
-from glasspool.engines.local.outcome import RAISED, arrived, raised_classes
+from glasspool.engines.local.outcome import RAISED, arrived, raised_classes, settle
 from glasspool.engines.local.payload import Parcel, most_open
 from glasspool.engines.local.staffing import Staff
 from glasspool.engines.local.timers import Timers
@@ -49,11 +49,14 @@ ALONE_BYTES = 16 * 1024
 FORGET_AT_ONCE = 500
 SEGMENTS_HELD = 16
 
+_KIND_AT, _ALL_PLAIN_AT, _ALL_PLAIN_BIT = 0, 3, wire.ALL_PLAIN >> 8
+
 _NO_DESCRIPTORS = (errno.EMFILE, errno.ENFILE)
 PATIENCE = 100
 LOOK_AGAIN_S = 0.01
 
-_HOW = {wire.OK: DONE, wire.OK_SEGMENT: DONE}
+_HOW = {wire.OK_PLAIN: DONE, wire.OK: DONE, wire.OK_SEGMENT: DONE}
+ROW_BYTES = wire.MESSAGE_BYTES // 2
 
 
 class Collector:
@@ -151,27 +154,32 @@ class Collector:
 
     def _work_off(self) -> None:
         """Take in what other threads have put here: tasks, rows of tasks, and calls."""
-        items, submit = self.mailbox.items, self._submit
+        items = self.mailbox.items
+        row: list[Task] = []
         for _ in range(DRAIN):
             if not items or self._parked:
-                return
+                break
             item = items.popleft()
-            if type(item) is Task:
-                submit(item)
-            else:
-                self._take_in(item)
+            if isinstance(item, Task):
+                row.append(item)
+                continue
+            if row:  # they came before the item
+                self._submit(row)
+                row = []
+            self._take_in(item)
+        if row:
+            self._submit(row)
 
     def _take_in(self, item: Any) -> None:
         if type(item) is list:
-            for task in item:
-                self._submit(task)
+            self._submit(item)
             if item[0].job._aborted:
                 self._cancel_late(item)
         elif type(item) is weakref.ref:
             if self.feeds.pop(item, None) is None:
                 self._lease_died(item)
-        elif type(item) is Task:
-            self._submit(item)
+        elif isinstance(item, Task):
+            self._submit([item])
         else:
             item()
 
@@ -219,12 +227,14 @@ class Collector:
         if self.closing:
             self.mailbox.put(self.look)  # it may have been the last thing to wait for
 
-    def _submit(self, task: Task) -> None:
-        self.ledger.submit(task)
+    def _submit(self, row: list[Task]) -> None:
+        self.ledger.submit_row(row)
         if self.stopped:
-            self.settle_here(task, TaskCancelled("the pool was terminated"), CANCELLED)
+            for task in row:
+                self.settle_here(task, TaskCancelled("the pool was terminated"), CANCELLED)
         elif self.failure is not None:
-            self.settle_here(task, _copy_of(self.failure), FAILED)
+            for task in row:
+                self.settle_here(task, _copy_of(self.failure), FAILED)
 
     def _cancel_late(self, tasks: list[Task]) -> None:
         """End tasks that their feed made while the job was being cancelled."""
@@ -328,6 +338,10 @@ class Collector:
             task = ledger.next_waiting()
             if task is None:
                 break
+            if task.kind & wire.PLAIN and task.policy is None:
+                if not self._fill_row(message, held, task, wanted - len(sent)):
+                    break
+                continue
             body = task.payload
             if isinstance(body, Parcel):
                 if sent or len(held) >= self._most_segments():
@@ -340,6 +354,8 @@ class Collector:
                 break
             if isinstance(body, Parcel):
                 message.fd, body = body.fd, body.head
+            elif task.kind & wire.PLAIN:
+                body = marshal.dumps(body)
             message.size += len(body) + head_size
             if sent and message.size > BATCH_BYTES:
                 break
@@ -351,6 +367,28 @@ class Collector:
                 kind |= min(task.attempts, wire.MOST_ATTEMPTS) << 8
             parts.append(pack(kind, task.kind, task.call, task.id, task.seq, len(body)))
             parts.append(body)
+
+    def _fill_row(self, message: _Message, held: Held, first: Task, wanted: int) -> bool:
+        """Put tasks that are alike into a message as one row; False if the message is full."""
+        call = first.call
+        if call not in message.worker.known and not self._introduce(message, call):
+            return False
+        row = self.ledger.send_row(held, wanted)
+        while True:
+            body = marshal.dumps(([task.id for task in row], [task.payload for task in row]))
+            if len(body) <= ROW_BYTES:
+                break
+            half = len(row) // 2
+            self.ledger.unsend(held, row[half:])
+            del row[half:]
+        if message.sent and message.size + len(body) > BATCH_BYTES:
+            self.ledger.unsend(held, row)
+            return False
+        head = wire.REQUEST.pack(wire.ROW, first.kind, call, len(row), row[0].seq, len(body))
+        message.parts += (head, body)
+        message.size += len(head) + len(body)
+        message.sent += row
+        return True
 
     def _open(self, task: Task, parcel: Parcel) -> bool:
         """Have a task's parcel in a segment; if that fails the task has ended, or can be sent later."""
@@ -474,7 +512,10 @@ class Collector:
         if held is None:
             return
         if message:
-            self._take(worker, message, fds)
+            if message[_ALL_PLAIN_AT] & _ALL_PLAIN_BIT and message[_KIND_AT] == wire.OK_PLAIN:
+                self._take_row(worker, held, message)
+            else:
+                self._take(worker, message, fds)
         self._lookout.arm(held)
         self.staff.watch_stop(worker)
         if worker.retiring or not worker.serves:
@@ -522,7 +563,9 @@ class Collector:
             if kind >= wire.SKIPPED:
                 self.hear_word(worker, kind, task_id, body, begun, ended)
                 continue
-            if kind in wire.SEGMENTS:
+            if kind == wire.OK_PLAIN:
+                body = marshal.loads(body)
+            elif kind in wire.SEGMENTS:
                 kind, body = arrived(kind, body, fds)
             if not by_message and self._is_past(held, task_id, begun):
                 continue
@@ -534,13 +577,30 @@ class Collector:
             settled += 1
             first_ns = first_ns or begun
             last_ns, call = ended, task.call
-            task.payload = None
-            task.job.settle(task, kind, body, worker, begun, ended)
+            settle(task, kind, body, worker, begun, ended)
+        self._note_answers(worker, settled, last_ns - first_ns, call)
+
+    def _take_row(self, worker: Worker, held: Held, message: bytes) -> None:
+        """Settle the tasks whose results are in a message of OK_PLAIN replies, as ``_take`` does."""
+        replies = list(wire.PLAIN_REPLY.iter_unpack(message))
+        worker.answered += len(replies)
+        tasks = self.ledger.end_row(held, [reply[3] for reply in replies], DONE)
+        rebuild, kind, task = marshal.loads, wire.OK_PLAIN, None
+        for ended_task, (_, _, _, _, begun, ended, body) in zip(tasks, replies, strict=True):
+            if ended_task is not None:  # else it is known already
+                task = ended_task
+                task.settle(kind, rebuild(body), worker, begun, ended)
+        if task is None:
+            self._note_answers(worker, 0, 0, 0)
+        else:
+            self._note_answers(worker, len(tasks), ended - replies[0][4], task.call)
+
+    def _note_answers(self, worker: Worker, settled: int, taken_ns: int, call: int) -> None:
+        """Note that a worker has answered, and how long so many tasks have taken."""
         if worker.interrupt is not None and worker.answered > worker.interrupt.seq:
             self._interrupts.answered(worker)
         if settled and (not call or self._engine.callables.find(call) is not None):
-            measured = (last_ns - first_ns) / settled
-            self.pace[call] = batching.new_pace(self.pace.get(call), measured)
+            self.pace[call] = batching.new_pace(self.pace.get(call), taken_ns / settled)
 
     def take_boxed(self, worker: Worker) -> None:
         """Settle the tasks whose results lie in a worker's outbox."""
@@ -636,8 +696,7 @@ class Collector:
     ) -> None:
         """End a task by a decision of the parent."""
         if self.ledger.end_here(task, how):
-            task.payload = None
-            task.job.settle(task, RAISED, error, worker, 0, 0)
+            settle(task, RAISED, error, worker, 0, 0)
 
     # Tasks that workers have not begun -----------------------------------------------------------
 
@@ -723,7 +782,7 @@ class Collector:
         worker.mine = True
         worker.held.next_seq = max(worker.held.next_seq, task.seq + 1)
         if worker.buried:
-            self._submit(task)  # it was never seen: there was nobody to send it to
+            self._submit([task])  # it was never seen: there was nobody to send it to
             return
         self.ledger.adopt(worker.held, task)
         self._lookout.expect_begins()

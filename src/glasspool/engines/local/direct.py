@@ -25,6 +25,7 @@ import contextlib
 import errno
 import functools
 import itertools
+import marshal
 import select
 import socket
 import threading
@@ -33,7 +34,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from glasspool.engines.local import channel, wire
-from glasspool.engines.local.outcome import arrived
+from glasspool.engines.local.outcome import arrived, settle
 from glasspool.engines.local.payload import Parcel
 
 if TYPE_CHECKING:
@@ -184,13 +185,15 @@ class Lender:
         parts: list[bytes] = []
         if task.call and task.call not in worker.known:
             definition, fd = self._collector.define(task.call)
-            if fd is None and len(definition) + task.size < wire.INLINE_BYTES:
+            if fd is None and len(definition) + task.weight < wire.INLINE_BYTES:
                 parts.append(definition)
             else:
                 channel.send(end, definition, fd)
             worker.known.add(task.call)
         fd = None
-        if isinstance(body, Parcel):
+        if task.kind & wire.PLAIN:
+            body = marshal.dumps(body)
+        elif isinstance(body, Parcel):
             fd, body = body.fd, body.head
         head = wire.REQUEST.pack(wire.TASK, task.kind, task.call, task.id, seq, len(body))
         parts += (head, body)
@@ -228,7 +231,9 @@ class Lender:
             if kind < wire.SKIPPED:
                 lease.receiver = None
                 self._receivers.append(receiver)
-                if kind in wire.SEGMENTS:
+                if kind == wire.OK_PLAIN:
+                    body = marshal.loads(body)
+                elif kind in wire.SEGMENTS:
                     kind, body = arrived(kind, body, fds)
                 return kind, body, begun, ended
             lease.got = None
@@ -241,8 +246,7 @@ class Lender:
             self.done += 1
         else:
             self.failed += 1
-        task.payload = None
-        task.job.settle(task, kind, body, worker, begun, ended)
+        settle(task, kind, body, worker, begun, ended)
 
     def offer(self, worker: Worker) -> None:
         """Put a worker to the idle ones (collector)."""

@@ -128,6 +128,7 @@ class LocalEngine:
             None if plan.initializer is None else callable_name(plan.initializer)
         )
         self.done: Latch = Latch()
+        self.is_usable: bool = True  # it has not ended, and this is its own process
         self.callers: dict[int, tuple[str, float]] = {}
         self.graves: deque[Grave] = deque(maxlen=1000)
         self.deaths: deque[DeathCertificate] = deque(maxlen=100)
@@ -708,6 +709,7 @@ class LocalEngine:
         self.board.close()
         if self.on_disposed is not None:
             self.on_disposed(self)
+        self.is_usable = False
         self.done.set()
         self.give_up_changes(ValueError("Pool not running"))
         self.collector.mailbox.late = self.collector.take_late
@@ -726,10 +728,12 @@ class LocalEngine:
         self.black.close()
         self.board.unlink()
         self.board.close()
+        self.is_usable = False
         self.done.set()
 
     def abandon_in_child(self) -> None:
         """Close the descriptors that a fork of the user's inherited; nothing else may happen there."""
+        self.is_usable = False
         self.handler.close_in_child()
         self.collector.dispose()
         self.board.close_fd()

@@ -14,10 +14,11 @@ from __future__ import annotations
 import errno
 import mmap
 import socket
+import struct
 
 from glasspool.engines.local import channel
 from glasspool.engines.local.recordfile import RecordFile
-from glasspool.engines.local.wire import REPLY
+from glasspool.engines.local.wire import ALL_PLAIN, OK_PLAIN, PLAIN_BYTES, PLAIN_REPLY, REPLY
 
 OUTBOX_BYTES = 64 * 1024
 UNREAD_SEGMENTS = 8
@@ -26,6 +27,10 @@ descriptors in messages than a process may have open, and refuses the next one (
 
 _DATA_AT = 64
 CAPACITY = OUTBOX_BYTES - _DATA_AT
+
+
+_LANE = struct.Struct("<H")
+_LANE_AT = 2
 
 
 class Outboxes(RecordFile):
@@ -68,6 +73,7 @@ class Outbox:
         self._word = start // 8
         self._end = end
         self.used: int = 0
+        self._others = 0  # replies in it that are not plain
         self._segments = 0
 
     def put(
@@ -86,6 +92,20 @@ class Outbox:
             used, end = 0, REPLY.size + length
         REPLY.pack_into(self._view, used, kind, lane, length, task, begun_ns, ended_ns)
         self._view[used + REPLY.size : end] = body
+        self.used = end
+        self._others += 1
+        self._words[self._word] = end
+
+    def put_plain(self, packed: bytes, task: int, begun_ns: int, ended_ns: int) -> None:
+        """Put the reply with a plain value in, as ``put`` does."""
+        used = self.used
+        end = used + PLAIN_REPLY.size
+        if end > CAPACITY:
+            self.flush()
+            used, end = 0, PLAIN_REPLY.size
+        PLAIN_REPLY.pack_into(
+            self._view, used, OK_PLAIN, 0, PLAIN_BYTES, task, begun_ns, ended_ns, packed
+        )
         self.used = end
         self._words[self._word] = end
 
@@ -118,6 +138,8 @@ class Outbox:
     def flush(self) -> None:
         """Send what is in the outbox as one message, and empty it."""
         if self.used:
+            if not self._others:
+                _LANE.pack_into(self._view, _LANE_AT, ALL_PLAIN)
             channel.send(self._end, self._view[: self.used])
-            self.used = 0
+            self.used = self._others = 0
             self._words[self._word] = 0

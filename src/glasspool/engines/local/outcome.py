@@ -9,13 +9,16 @@ from __future__ import annotations
 import os
 import pickle
 from multiprocessing.pool import RemoteTraceback  # type: ignore[attr-defined]
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from glasspool.engines.local import channel, payload, wire
 from glasspool.errors import SerializationError, TaskExit
 
-VALUE = 40
-"""The body is the value itself."""
+if TYPE_CHECKING:
+    from glasspool.ledger import Task
+
+VALUE = wire.OK_PLAIN
+"""The body is the value itself: a plain one is rebuilt as it arrives."""
 RAISED = 41
 """The body is the exception to raise."""
 
@@ -63,6 +66,13 @@ class Segment:
 
     def __del__(self) -> None:
         self._close()
+
+
+def settle(task: Task, kind: int, body: Any, worker: Any, begun_ns: int, ended_ns: int) -> None:
+    """End a task: its arguments are not needed any more, unless they are plain and cost nothing."""
+    if not task.kind & wire.PLAIN:
+        task.payload = None
+    task.settle(kind, body, worker, begun_ns, ended_ns)
 
 
 def arrived(kind: int, head: bytes, fds: list[int]) -> Outcome:

@@ -9,6 +9,12 @@ Replies (worker to pool; also what lies in the outbox)::
 
     REPLY     kind, lane, length of the body, task id, begun_ns, ended_ns
 
+Short tasks travel in *rows*. A ROW request holds tasks that follow one another and are alike: the same
+callable, called in the same way, with plain arguments (``plain``); its body is made by ``marshal`` and
+holds the list of their ids and the list of their arguments. The end of a task with a short plain value
+is an OK_PLAIN reply of one size, so that a message which holds nothing else (ALL_PLAIN in the lane of
+its first reply) can be read in one go.
+
 Times are ``time.monotonic_ns()``, which all processes of one machine share.
 """
 
@@ -20,6 +26,12 @@ from typing import Final
 REQUEST: Final = struct.Struct("<HHIQQI")
 REPLY: Final = struct.Struct("<HHIQQQ")
 
+PLAIN_BYTES: Final = 16
+"""An OK_PLAIN reply has a body of this length: what ``marshal`` made, and zeros."""
+
+PLAIN_REPLY: Final = struct.Struct(f"{REPLY.format}{PLAIN_BYTES}s")
+ALL_PLAIN: Final = 1 << 15
+
 # Kinds of requests. A TASK that was begun before has the number of those attempts in the upper byte.
 TASK: Final = 1
 KIND: Final = 0xFF
@@ -28,6 +40,7 @@ CALLABLE: Final = 2  # body: the pickled callable, to be known by its number
 FORGET: Final = 3  # the callable with this number is not needed any more
 PING: Final = 5  # answer with PONG, after all that came before
 STOP: Final = 4  # finish what came before, then leave
+ROW: Final = 6  # tasks that are alike; in place of the task id their number, the first one's seq
 
 # Flags of a TASK: how the body is to be called.
 APPLY: Final = 0  # body: args, or (args, kwds) with KEYWORDS
@@ -39,19 +52,21 @@ KEYWORDS: Final = 1 << 3
 INLINE: Final = 1 << 4  # the callable itself comes first in the body: (callable, args[, kwds])
 BY_VALUE: Final = 1 << 5  # the function or its arguments needed cloudpickle: the result may too
 SEGMENT: Final = 1 << 6  # the body describes a segment of shared memory that comes along
+PLAIN: Final = 1 << 8  # the body was made by marshal
 
 # Flags of a CALLABLE.
 BY_REFERENCE: Final = 1 << 7  # found by its name: may be kept as an object between tasks
 
 # Kinds of replies: ends of tasks, and (from CONTROL on) what a worker says of itself.
-OK: Final = 0
-OK_SEGMENT: Final = 1
-ERROR: Final = 2
-EXIT: Final = 3
-UNSENDABLE: Final = 4
-ERROR_SEGMENT: Final = 5
-EXIT_SEGMENT: Final = 6
-SKIPPED: Final = 7  # begun_ns holds the number of the task at the worker
+OK_PLAIN: Final = 0
+OK: Final = 1
+OK_SEGMENT: Final = 2
+ERROR: Final = 3
+EXIT: Final = 4
+UNSENDABLE: Final = 5
+ERROR_SEGMENT: Final = 6
+EXIT_SEGMENT: Final = 7
+SKIPPED: Final = 8  # begun_ns holds the number of the task at the worker
 CONTROL: Final = 100
 HELLO: Final = 100
 INITIALIZER_FAILED: Final = 101
