@@ -96,6 +96,7 @@ class Feed:
         """
         make, job, collector = self._make, self._job, self._engine.collector
         try:
+            self._make_rows()
             for value in self._chunks():
                 if job._aborted or collector.stopped:
                     break
@@ -165,6 +166,41 @@ class Feed:
             return self._values
         return iter(lambda: tuple(itertools.islice(self._values, self._size)), ())
 
+    def _make_rows(self) -> None:
+        """Make tasks of the values of a finished container, as long as they are plain and may be drawn.
+
+        As ``_make`` does it one by one; here every line counts.
+        """
+        if self._mode != wire.SINGLE or self._group_limit == 1:
+            return
+        job, collector, next_id = self._job, self._engine.collector, self._next_id
+        number, kind, policy = self._number, self._kind | wire.PLAIN, self._policy
+        is_plain, weight = plain.is_plain, plain.WEIGHT
+        while not (job._aborted or collector.stopped):
+            start = self._index
+            most = min(self._group_size, self._draw_until - start)
+            if most <= 0 or self._bytes - job._settled_bytes > AHEAD_BYTES:
+                return
+            values = list(itertools.islice(self._values, int(most)))
+            if not all(map(is_plain, values)):
+                self._values = itertools.chain(values, self._values)
+                return
+            if not values:
+                return
+            now = time.monotonic_ns()
+            group = [
+                Task(next_id(), job, index, 1, number, kind, value, weight, now, policy)
+                for index, value in enumerate(values, start)
+            ]
+            # Named and handed in at once, in the order in which _make does it.
+            self._index = start + len(group)
+            if self._tasks is not None:
+                self._tasks[start : self._index] = group
+            self._bytes += len(group) * (weight + TASK_BYTES)
+            self._group = group
+            self._hand_in()
+            self._group_size = min(self._group_limit, self._group_size * 2)
+
     def _make(self, value: Any) -> None:
         is_single = self._mode == wire.SINGLE
         if is_single and plain.is_plain(value):
@@ -204,8 +240,8 @@ class Feed:
             body,
             weight,
             time.monotonic_ns(),
+            self._policy,
         )
-        task.policy = self._policy
         if self._tasks is not None:
             self._tasks[index] = task
         return task

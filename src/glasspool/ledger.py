@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 WAITING, SENT, ENDED = range(3)
 
+OPEN, PLAIN_END = -1, 0  # the latter is wire.OK_PLAIN
+
 # How a task can end.
 DONE, FAILED, LOST, CANCELLED, TIMEOUT = "done", "failed", "lost", "cancelled", "timeout"
 ENDS = (DONE, FAILED, LOST, CANCELLED, TIMEOUT)
@@ -35,7 +37,7 @@ class Task:
 
     Attributes:
         id: Unique in the pool, in the order of submission.
-        job: The user's call that it belongs to; told of the end.
+        owner: The job that it is a part of, told of the end; None if it is a job by itself.
         index: Its place in the job.
         items: How many calls of the user's function it holds.
         call: The number of the callable, 0 when the callable travels in the payload.
@@ -48,21 +50,30 @@ class Task:
         seq: Its number among the tasks of the worker that holds it.
         holder: The ``Held`` of that worker, None while it waits and after its end.
         state: WAITING, SENT or ENDED.
-        end: What became of it (``results.End``); None before.
+        ended_as: What came (``wire.OK_PLAIN`` and so on); OPEN before. What follows is set before this,
+            and not there before the end: a task is one object, and there are many.
+        outcome: The value if it came as OK_PLAIN; else kind and body, and once the body has been rebuilt,
+            how many bytes it had, and the word for the end.
+        worker: Who ran it; None if nobody did.
+        begun_ns: When it began, on the clock of ``time.monotonic_ns()``; 0: it did not.
+        ended_ns: When it ended there; 0: the parent ended it.
         policy: How long it may run and how often it may be tried anew; None: as long as it takes, once.
         retried_ns: When it was last let wait for a further attempt; 0: never.
     """
 
     __slots__ = (
-        "_job",
         "attempts",
+        "begun_ns",
         "call",
-        "end",
+        "ended_as",
+        "ended_ns",
         "holder",
         "id",
         "index",
         "items",
         "kind",
+        "outcome",
+        "owner",
         "payload",
         "policy",
         "retried_ns",
@@ -70,12 +81,13 @@ class Task:
         "state",
         "submitted_ns",
         "weight",
+        "worker",
     )
 
     def __init__(
         self,
         id: int,
-        job: Any,
+        owner: Any,
         index: int,
         items: int,
         call: int,
@@ -83,9 +95,10 @@ class Task:
         payload: Any,
         weight: int,
         submitted_ns: int,
+        policy: Policy | None = None,
     ) -> None:
         self.id: int = id
-        self._job: Any = job
+        self.owner: Any = owner
         self.index: int = index
         self.items: int = items
         self.call: int = call
@@ -97,19 +110,30 @@ class Task:
         self.seq: int = -1
         self.holder: Held | None = None
         self.state: int = WAITING
-        self.end: Any = None
-        self.policy: Policy | None = None
+        self.ended_as: int = OPEN
+        self.policy: Policy | None = policy
         self.retried_ns: int = 0
 
     @property
     def job(self) -> Any:
-        """The user's call."""
-        return self._job
+        """The user's call that it belongs to."""
+        return self if self.owner is None else self.owner
 
     def settle(self, kind: int, body: Any, worker: Any, begun_ns: int, ended_ns: int) -> None:
         """Take note of the end, and tell the job."""
-        self.end = (kind, body, worker, begun_ns, ended_ns)
-        self._job.settle(self, kind, body)
+        self.worker: Any = worker
+        self.begun_ns: int = begun_ns
+        self.ended_ns: int = ended_ns
+        self.outcome: Any = body if kind == PLAIN_END else (kind, body)
+        self.ended_as = kind
+        if self.owner is None:
+            self.notify()
+        else:
+            self.owner.settle_row([self])
+
+    def notify(self) -> None:
+        """Tell whoever waits for the end of a task that is a job by itself."""
+        raise NotImplementedError
 
 
 class Held:
@@ -185,7 +209,7 @@ class Ledger:
         waiting, tasks, seq = self.waiting, held.tasks, held.next_seq
         call, kind = waiting[0].call, waiting[0].kind
         row: list[Task] = []
-        while waiting and len(row) < most:
+        for _ in range(min(most, len(waiting))):
             task = waiting[0]
             if task.state == WAITING:
                 if task.call != call or task.kind != kind or task.policy is not None:
@@ -217,13 +241,14 @@ class Ledger:
 
     def end_row(self, held: Held, task_ids: Iterable[int], how: str) -> list[Task | None]:
         """Note the same end of several tasks that a worker told, as ``end`` does; None as there."""
-        pop = held.tasks.pop
+        pop, count = held.tasks.pop, 0
         row = [pop(task_id, None) for task_id in task_ids]
         for task in row:
             if task is not None:
                 task.state = ENDED
                 task.holder = None
-                self.ended[how] += 1
+                count += 1
+        self.ended[how] += count
         return row
 
     def end_here(self, task: Task, how: str) -> bool:

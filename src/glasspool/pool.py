@@ -221,6 +221,12 @@ class Pool(multiprocessing.pool.Pool):
         Raises:
             Exception: What ``func`` raised; also as ``AsyncResult.get`` does.
         """
+        if not kwds and timeout is None and retries is None and retry_on is None:
+            short = self._prepare_plain(func, args)
+            if short is not None:
+                if not self._engine.collector.lender.call(short):
+                    self._engine.submit(short)
+                return short.get()
         policy = self._policy_for(timeout, retries, retry_on)
         result, error = self._prepare(func, args, kwds, None, None, policy)
         if error is not None:
@@ -281,6 +287,11 @@ class Pool(multiprocessing.pool.Pool):
         Raises:
             ValueError: The pool is not running, or a keyword is out of range.
         """
+        if not kwds and timeout is None and retries is None and retry_on is None:
+            short = self._prepare_plain(func, args, callback, error_callback)
+            if short is not None:
+                self._engine.collector.mailbox.put(short)
+                return short
         policy = self._policy_for(timeout, retries, retry_on)
         result, error = self._prepare(func, args, kwds, callback, error_callback, policy)
         if error is None:
@@ -288,6 +299,36 @@ class Pool(multiprocessing.pool.Pool):
         else:
             self._engine.submit_failed(result, error)
         return result
+
+    def _prepare_plain(
+        self,
+        func: Callable[..., T],
+        args: Iterable[Any],
+        callback: Callable[[T], object] | None = None,
+        error_callback: Callable[[BaseException], object] | None = None,
+    ) -> AsyncResult[T] | None:
+        """Make the task of an apply with plain arguments; None if it is not such a one.
+
+        What ``_prepare`` would make, the short way: a row of calls that the pool knows is the case in
+        which each microsecond of the caller's counts.
+        """
+        engine = self._engine
+        if type(args) is not tuple or self._state != RUN or not engine.is_usable:
+            return None
+        number = engine.callables.number(func)
+        if not number or not plain.are_plain(args):
+            return None
+        return AsyncResult(
+            self,
+            engine,
+            callback,
+            error_callback,
+            number,
+            _PLAIN_APPLY,
+            args,
+            plain.WEIGHT,
+            self._own_policy,
+        )
 
     def _prepare(
         self,
@@ -310,19 +351,16 @@ class Pool(multiprocessing.pool.Pool):
             known = engine.callables.by_reference(func)
             if known is not None:
                 number = known.number
-            if number and not kwds and type(args) is tuple and plain.are_plain(args):
-                kind, body, weight = _PLAIN_APPLY, args, plain.WEIGHT
-            else:
-                if kwds:
-                    value, kind = (args, kwds), wire.APPLY | wire.KEYWORDS
-                if known is None:
-                    value, kind = (func, value), kind | wire.INLINE
-                body, by_value = payload.dump_any(value)
-                weight = len(body)
-                if by_value:
-                    kind |= wire.BY_VALUE
-                if type(body) is not bytes:
-                    kind |= wire.SEGMENT
+            if kwds:
+                value, kind = (args, kwds), wire.APPLY | wire.KEYWORDS
+            if known is None:
+                value, kind = (func, value), kind | wire.INLINE
+            body, by_value = payload.dump_any(value)
+            weight = len(body)
+            if by_value:
+                kind |= wire.BY_VALUE
+            if type(body) is not bytes:
+                kind |= wire.SEGMENT
         except Exception as error:
             if payload.was_interrupted(value):
                 raise

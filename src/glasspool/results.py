@@ -13,7 +13,7 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from time import monotonic_ns
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
@@ -23,7 +23,7 @@ from glasspool.engines.local.worker import current
 from glasspool.engines.local.workers import report_thread_error
 from glasspool.errors import GlasspoolError, TaskCancelled, TaskTimeout, WorkerDied
 from glasspool.latch import Latch, Switch
-from glasspool.ledger import WAITING, Task
+from glasspool.ledger import OPEN, WAITING, Task
 
 if TYPE_CHECKING:
     from glasspool.engines.local.engine import LocalEngine
@@ -53,10 +53,6 @@ class Room(Latch):
         self.settled_bytes: int = settled_bytes
         self.taken: int = taken
 
-
-End = tuple[Any, ...]
-"""What became of a task: kind, body, worker, begun_ns, ended_ns; then, once the body has been rebuilt,
-how many bytes it had, and the word for the end. A plain tuple: one is made for each task."""
 
 _JOB = (
     "_callback",
@@ -278,6 +274,7 @@ class AsyncResult(_Job, Task, Generic[T]):
         self._callback_error = None
         self._function: str | None = None  # its name, if the callable has no number
         self.id = engine.next_id()
+        self.owner = None
         self.index = 0
         self.items = 1
         self.call = call
@@ -289,14 +286,9 @@ class AsyncResult(_Job, Task, Generic[T]):
         self.seq = -1
         self.holder = None
         self.state = WAITING
-        self.end = None
+        self.ended_as = OPEN
         self.policy = policy
         self.retried_ns = 0
-
-    @property
-    def job(self) -> AsyncResult[T]:
-        """The user's call: this."""
-        return self
 
     @property
     def job_id(self) -> int:
@@ -310,9 +302,8 @@ class AsyncResult(_Job, Task, Generic[T]):
         """Return a word for the job, for views."""
         return f"task {self.id} ({self.function_name(self)})"
 
-    def settle(self, kind: int, body: Any, worker: Any, begun_ns: int, ended_ns: int) -> None:
-        """Take the end of the task (collector)."""
-        self.end = (kind, body, worker, begun_ns, ended_ns)
+    def notify(self) -> None:
+        """Be ready, or have the callback run first (collector)."""
         if self._callback is not None or self._error_callback is not None:
             self._engine.call_back(self)
             return
@@ -323,17 +314,19 @@ class AsyncResult(_Job, Task, Generic[T]):
 
     def _outcome_now(self) -> Outcome:
         # Rebuilt at most once in each thread that asks at the same moment; one assignment keeps it.
-        end = self.end
-        if end is None:
+        if self.ended_as == OPEN:
             raise ValueError(f"{self!r} not ready")
-        kind = end[0]
-        if kind != VALUE and kind != RAISED:
-            self.end = end = rebuilt(end, *rebuild((kind, end[1])))
-        return end[0], end[1]
+        if self.ended_as == VALUE:
+            return VALUE, self.outcome
+        outcome = self.outcome
+        if outcome[0] != VALUE and outcome[0] != RAISED:
+            self.outcome = outcome = (*rebuild(outcome), *_measure(*outcome))
+        return outcome[0], outcome[1]
 
     def _keep(self, error: BaseException) -> Outcome:
-        self.end = rebuilt(self.end, RAISED, error)
-        return RAISED, error
+        self.outcome = RAISED, error
+        self.ended_as = RAISED
+        return self.outcome
 
     def _ask_to_cancel(self) -> None:
         collector = self._engine.collector
@@ -351,10 +344,8 @@ class AsyncResult(_Job, Task, Generic[T]):
             TaskTimeout: The task ran longer than its ``timeout``.
             TaskCancelled: It was cancelled, or the pool was terminated before it ended.
         """
-        if self._is_set:
-            end = self.end
-            if end[0] == VALUE:
-                return cast(T, end[1])
+        if self._is_set and self.ended_as == VALUE:
+            return cast(T, self.outcome)
         return cast(T, self._value_or_raise(timeout))
 
     @property
@@ -417,12 +408,13 @@ class MapResult(_Job, Generic[T]):
     def job_id(self) -> int:
         return self._id
 
-    def settle(self, task: Task, kind: int, body: Any) -> None:
-        """Take the end of one chunk (collector)."""
-        if kind > wire.OK_SEGMENT and self._failure is None:
-            self._failure = (kind, body)
-        self._number_left -= 1
-        self._settled_bytes += task.weight + TASK_BYTES
+    def settle_row(self, tasks: Sequence[Task]) -> None:
+        """Take the ends of some chunks (collector)."""
+        for task in tasks:
+            self._settled_bytes += task.weight + TASK_BYTES
+            if task.ended_as > wire.OK_SEGMENT and self._failure is None:
+                self._failure = task.outcome
+        self._number_left -= len(tasks)
         room = self._room
         if room is not None and self.has_room(room):
             room.set()
@@ -494,14 +486,15 @@ class MapResult(_Job, Generic[T]):
         values: list[Any] = []
         add = values.append if self._single else values.extend
         for task in self._tasks:
-            if task is None or task.end is None:
+            if task is None or task.ended_as == OPEN:
                 raise ValueError(f"{self!r} not ready")
-            kind, value = task.end[0], task.end[1]
-            if kind != VALUE:
-                kind, value = rebuild((kind, value))
+            value = task.outcome
+            if task.ended_as != VALUE:
+                size, word = _measure(*value)
+                kind, value = rebuild(value)
                 if kind == RAISED:
                     return kind, value
-                task.end = rebuilt(task.end, kind, None)  # else it would be kept twice
+                task.outcome = (VALUE, None, size, word)  # the value itself is not kept twice
             add(value)
         return VALUE, values
 
@@ -611,15 +604,24 @@ class IMapJob:
 
     # The collector's ------------------------------------------------------------------------------
 
-    def settle(self, task: Task, kind: int, body: Any) -> None:
-        """Take the end of one task (collector)."""
-        self._settled_bytes += task.weight + TASK_BYTES
-        if kind == wire.OK or kind == wire.OK_SEGMENT:
-            self._result_bytes += len(body)
-        self.settle_index(task.index, (kind, body))
+    def settle_row(self, tasks: Sequence[Task]) -> None:
+        """Take the ends of some tasks (collector)."""
+        for task in tasks:
+            self._settled_bytes += task.weight + TASK_BYTES
+            if task.ended_as == VALUE:
+                self._place(task.index, (VALUE, task.outcome))
+            else:
+                if task.ended_as <= wire.OK_SEGMENT:
+                    self._result_bytes += len(task.outcome[1])
+                self._place(task.index, task.outcome)
+        self._tell()
 
     def settle_index(self, index: int, outcome: Outcome) -> None:
         """Take what became of one place in the row (collector)."""
+        self._place(index, outcome)
+        self._tell()
+
+    def _place(self, index: int, outcome: Outcome) -> None:
         self._settled += 1
         if self._aborted:
             pass  # the reader has had his last word
@@ -627,14 +629,21 @@ class IMapJob:
             self._pushed += 1
         elif not self._ordered:
             self._push(outcome)
-        else:
-            self._early[index] = outcome
-            while self._next_index in self._early:
+        elif index == self._next_index:
+            self._push(outcome)
+            self._next_index += 1
+            while self._early and self._next_index in self._early:
                 self._push(self._early.pop(self._next_index))
                 self._next_index += 1
-        self.make_room()
+        else:
+            self._early[index] = outcome
+
+    def _tell(self) -> None:
+        if self._room is not None:
+            self.make_room()
         self._end_if_complete()
-        self._wake()
+        if self._latches:
+            self._wake()
 
     def _push(self, outcome: Outcome) -> None:
         # In this order: a reader who finds the row empty and everything pushed has seen the end.
@@ -826,19 +835,19 @@ class IMapIterator(Generic[T]):
             self._engine.collector.mailbox.put(job.drop)
 
 
-def rebuilt(end: End, kind: int, value: Any) -> End:
-    """Return an end with the value in place of its bytes, of which size and word are kept."""
-    _, body, worker, begun_ns, ended_ns, *kept = end
-    return kind, value, worker, begun_ns, ended_ns, *(kept or _measure(end[0], body))
-
-
 def _measure(kind: int, body: Any) -> tuple[int, str]:
     """Return how many bytes an outcome had on its way, and the word for the end."""
-    if kind == VALUE:
-        return plain.size(body), "done"
     if kind == RAISED:
         return 0, _word_for(body)
     return len(body), "done" if kind <= wire.OK_SEGMENT else "failed"
+
+
+def _end_of(task: Task) -> tuple[int, str]:
+    """Return how many bytes the result of a task had on its way, and the word for its end."""
+    outcome = task.outcome
+    if task.ended_as == VALUE:
+        return plain.size(outcome), "done"
+    return outcome[2:] or _measure(*outcome)  # type: ignore[no-any-return]
 
 
 def task_info(engine: LocalEngine, task: Task) -> TaskInfo:
@@ -846,15 +855,15 @@ def task_info(engine: LocalEngine, task: Task) -> TaskInfo:
     from glasspool.snapshot import TaskInfo, ThreadRef
 
     worker, begun, ended, size, state = None, 0, 0, 0, "waiting"
-    end = task.end
-    if end is not None:
-        kind, body, worker, begun, ended, *kept = end
-        size, state = kept or _measure(kind, body)
+    has_ended = task.ended_as != OPEN
+    if has_ended:
+        worker, begun, ended = task.worker, task.begun_ns, task.ended_ns
+        size, state = _end_of(task)
     elif task.holder is not None:
         worker, begun = _where(engine, task)
         state = "running" if begun else "sent"
     pid, slot, thread = None, None, None
-    if worker is not None and (begun or end is not None):
+    if worker is not None and (begun or has_ended):
         pid, slot = worker.pid, worker.slot
         thread = ThreadRef("MainThread", worker.ident, worker.native_id or worker.pid, True)
     return TaskInfo(

@@ -40,6 +40,7 @@ class Callables:
 
     def __init__(self, name_call: Callable[[int, str], None]) -> None:
         self._by_object: dict[Any, Known] = {}
+        self._numbers_by_object: dict[Any, int] = {}
         self._by_number: dict[int, Known] = {}
         self._numbers = itertools.count(1)
         self._name_call = name_call
@@ -63,7 +64,15 @@ class Callables:
             return None
         known = self._add(function, wire.BY_REFERENCE, body)
         self._by_object[function] = known
+        self._numbers_by_object[function] = known.number
         return known
+
+    def number(self, function: Callable[..., Any]) -> int:
+        """Return the number of a callable that was told by ``by_reference`` before; else 0."""
+        try:
+            return self._numbers_by_object.get(function, 0)
+        except TypeError:  # not hashable
+            return 0
 
     def for_job(self, function: Callable[..., Any]) -> Known:
         """Return a number for one job; for good if the callable travels by name.

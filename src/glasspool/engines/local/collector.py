@@ -585,15 +585,27 @@ class Collector:
         replies = list(wire.PLAIN_REPLY.iter_unpack(message))
         worker.answered += len(replies)
         tasks = self.ledger.end_row(held, [reply[3] for reply in replies], DONE)
-        rebuild, kind, task = marshal.loads, wire.OK_PLAIN, None
-        for ended_task, (_, _, _, _, begun, ended, body) in zip(tasks, replies, strict=True):
-            if ended_task is not None:  # else it is known already
-                task = ended_task
-                task.settle(kind, rebuild(body), worker, begun, ended)
-        if task is None:
-            self._note_answers(worker, 0, 0, 0)
-        else:
-            self._note_answers(worker, len(tasks), ended - replies[0][4], task.call)
+        rebuild, owner, call = marshal.loads, None, 0
+        alike: list[Task] = []  # of the same owner
+        for task, (_, _, _, _, begun, ended, body) in zip(tasks, replies, strict=True):
+            if task is None:
+                continue  # known already: the outbox was read before the message came
+            # As Task.settle does it, without the calls.
+            task.worker, task.begun_ns, task.ended_ns = worker, begun, ended
+            task.outcome = rebuild(body)
+            task.ended_as = wire.OK_PLAIN
+            call = task.call
+            if task.owner is None:
+                task.notify()
+            elif task.owner is owner:
+                alike.append(task)
+            else:
+                if owner is not None:
+                    owner.settle_row(alike)
+                owner, alike = task.owner, [task]
+        if owner is not None:
+            owner.settle_row(alike)
+        self._note_answers(worker, len(tasks) if call else 0, ended - replies[0][4], call)
 
     def _note_answers(self, worker: Worker, settled: int, taken_ns: int, call: int) -> None:
         """Note that a worker has answered, and how long so many tasks have taken."""

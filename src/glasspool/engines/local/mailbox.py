@@ -21,7 +21,9 @@ class Mailbox:
 
     def __init__(self) -> None:
         self.items: deque[Any] = deque()
-        self._asleep = False
+        self._asleep = 0  # the number of this sleep; 0: awake
+        self._sleeps = 0
+        self._rung = 0  # the number of the last sleep for which somebody has rung
         # What to do after a put when the loop has ended: nobody else would look.
         self.late: Callable[[], None] | None = None
         if hasattr(os, "eventfd"):
@@ -34,8 +36,10 @@ class Mailbox:
     def put(self, item: Any) -> None:
         """Hand one item to the loop."""
         self.items.append(item)
-        if self._asleep:
+        asleep = self._asleep
+        if asleep and asleep != self._rung:
             self._wake()
+            self._rung = asleep
         if self.late is not None:
             self.late()
 
@@ -53,12 +57,12 @@ class Mailbox:
 
     def fall_asleep(self) -> bool:
         """Say that the loop is about to wait; True if there is something to do instead."""
-        self._asleep = True
+        self._sleeps = self._asleep = self._sleeps + 1
         return bool(self.items)
 
     def wake_up(self, was_rung: bool) -> None:
         """Say that the loop is up; ``was_rung``: the descriptor was readable."""
-        self._asleep = False
+        self._asleep = 0
         if was_rung:
             with contextlib.suppress(BlockingIOError):
                 os.read(self.fd, 4096)

@@ -36,7 +36,7 @@ from glasspool.engines.local.blackbox import BlackBoxes
 from glasspool.engines.local.outbox import Outbox, Outboxes
 from glasspool.engines.local.plain import pack_plain
 
-FLUSH_NS = 200_000
+FLUSH_NS = 400_000
 """A finished result waits at most about this long, or for the end of its message, to be sent."""
 
 ITEM_NS = 10_000
