@@ -200,10 +200,11 @@ class Ledger:
         held.tasks[task.id] = task
         return task
 
-    def send_row(self, held: Held, most: int) -> list[Task]:
-        """Hand the next waiting tasks to a worker, as long as they are alike, at most so many.
+    def send_row(self, held: Held, most: int, room: int, must_fit: bool = False) -> list[Task]:
+        """Hand the next waiting tasks to a worker, as long as they are alike.
 
-        Alike are tasks without a policy with the same callable, called in the same way. Call
+        Alike are tasks without a policy with the same callable, called in the same way. At most so
+        many, and so many bytes of arguments; but one in any case, unless that must fit, too. Call
         ``next_waiting`` first.
         """
         waiting, tasks, seq = self.waiting, held.tasks, held.next_seq
@@ -213,6 +214,9 @@ class Ledger:
             task = waiting[0]
             if task.state == WAITING:
                 if task.call != call or task.kind != kind or task.policy is not None:
+                    break
+                room -= task.weight
+                if room < 0 and (row or must_fit):
                     break
                 task.state = SENT
                 task.holder = held

@@ -326,7 +326,7 @@ class AsyncResult(_Job, Task, Generic[T]):
     def _keep(self, error: BaseException) -> Outcome:
         self.outcome = RAISED, error
         self.ended_as = RAISED
-        return self.outcome
+        return RAISED, error
 
     def _ask_to_cancel(self) -> None:
         collector = self._engine.collector
@@ -844,10 +844,11 @@ def _measure(kind: int, body: Any) -> tuple[int, str]:
 
 def _end_of(task: Task) -> tuple[int, str]:
     """Return how many bytes the result of a task had on its way, and the word for its end."""
-    outcome = task.outcome
     if task.ended_as == VALUE:
-        return plain.size(outcome), "done"
-    return outcome[2:] or _measure(*outcome)  # type: ignore[no-any-return]
+        return plain.size(task.outcome), "done"
+    kind, body, *kept = task.outcome
+    size, word = kept or _measure(kind, body)
+    return size, word
 
 
 def task_info(engine: LocalEngine, task: Task) -> TaskInfo:

@@ -52,14 +52,18 @@ class LedgerMachine(RuleBasedStateMachine):
         """Begin with some workers."""
         self.workers = [self.ledger.join() for _ in range(count)]
 
-    @rule(count=st.integers(1, 5))
-    def submit(self, count: int) -> None:
+    @rule(count=st.integers(1, 5), call=st.integers(0, 1), as_row=st.booleans())
+    def submit(self, count: int, call: int, as_row: bool) -> None:
         """New tasks wait."""
-        for _ in range(count):
-            task = Task(len(self.tasks) + 1, None, 0, 1, 0, 0, b"x", 0)
-            self.tasks.append(task)
-            self.ledger.submit(task)
-            assert task.state == WAITING
+        first = len(self.tasks) + 1
+        row = [Task(first + i, None, 0, 1, call, 0, b"x", 1, 0) for i in range(count)]
+        self.tasks += row
+        if as_row:
+            self.ledger.submit_row(row)
+        else:
+            for task in row:
+                self.ledger.submit(task)
+        assert all(task.state == WAITING for task in row)
 
     @precondition(lambda self: len(self.workers) < 4)
     @rule()
@@ -84,6 +88,37 @@ class LedgerMachine(RuleBasedStateMachine):
             self.ledger.unsend(held, sent)
             assert held.next_seq == seq
             assert [t for t in self.ledger.waiting if t.state == WAITING] == before
+
+    @precondition(lambda self: self.workers)
+    @rule(data=st.data(), most=st.integers(0, 6), room=st.integers(-1, 6), fit=st.booleans())
+    def send_row(self, data: st.DataObject, most: int, room: int, fit: bool) -> None:
+        """A row is the next tasks, as long as they are alike and there is room for them."""
+        held = self._pick(data, self.workers)
+        before = [task for task in self.ledger.waiting if task.state == WAITING]
+        if self.ledger.next_waiting() is None:
+            return
+        seq = held.next_seq
+        row = self.ledger.send_row(held, most, room, fit)
+        assert row == before[: len(row)]
+        assert len({task.call for task in row}) <= 1
+        assert [task.seq for task in row] == list(range(seq, held.next_seq))
+        least = 0 if fit else 1  # each task weighs 1
+        assert len(row) <= min(most, max(room, least))
+        if len(row) < min(most, room, len(before)):
+            assert before[len(row)].call != before[0].call
+
+    @precondition(lambda self: any(self.workers))
+    @rule(data=st.data(), how=told_ends)
+    def end_row(self, data: st.DataObject, how: str) -> None:
+        """Of a row of ends those count that are the worker's, each once."""
+        held = self._pick(data, [held for held in self.workers if held])
+        told = data.draw(st.lists(st.sampled_from(self.tasks), max_size=6, unique=True))
+        is_its = [task.holder is held for task in told]
+        row = self.ledger.end_row(held, [task.id for task in told], how)
+        expected = zip(told, is_its, strict=True)
+        assert row == [task if its else None for task, its in expected]
+        for task in filter(None, row):
+            self._ended(task, how)
 
     @precondition(lambda self: any(self.workers))
     @rule(data=st.data(), how=told_ends)

@@ -68,7 +68,7 @@ class Text(str):
 def task(value: Any, kind: int = wire.APPLY, by_value: bool = False) -> Any:
     """Return what the ledger has of a task with these arguments."""
     packed = payload.dump_by_value(value) if by_value else payload.dump(value)
-    return SimpleNamespace(payload=packed, kind=kind, size=len(packed))
+    return SimpleNamespace(payload=packed, kind=kind, weight=len(packed))
 
 
 def text_of(*values: Any) -> str | None:
@@ -113,7 +113,7 @@ def test_each_kind_of_call_is_shown() -> None:
     assert arguments.of_task(task((len, ("a",)), wire.INLINE)) == "('a')"
     lambdas = task((lambda: 1, (lambda: 2,)), wire.INLINE | wire.BY_VALUE, by_value=True)
     assert arguments.of_task(lambdas) == "(<function>)"
-    assert arguments.of_task(SimpleNamespace(payload=None, kind=0, size=0)) is None  # type: ignore[arg-type]
+    assert arguments.of_task(SimpleNamespace(payload=None, kind=0, weight=0)) is None  # type: ignore[arg-type]
 
 
 def test_arguments_in_shared_memory_are_shown() -> None:
@@ -123,7 +123,7 @@ def test_arguments_in_shared_memory_are_shown() -> None:
     assert arguments.of_task(large) == "(<ndarray of shape (1000000,)>, 5)"
     long = task(list(range(300_000)), wire.SINGLE)
     assert isinstance(long.payload, payload.Parcel)
-    assert arguments.of_task(long) == f"({long.size} bytes)"
+    assert arguments.of_task(long) == f"({long.weight} bytes)"
 
 
 def test_no_code_of_the_users_runs(tmp_path: Path) -> None:
@@ -156,7 +156,7 @@ def test_extension_codes_are_not_followed() -> None:
         packed = task((Loud(),))
         pickle.loads(packed.payload)  # now pickle has the class in its cache
         _ran.clear()
-        assert arguments.of_task(packed) == f"({packed.size} bytes)"
+        assert arguments.of_task(packed) == f"({packed.weight} bytes)"
     finally:
         copyreg.remove_extension("test_arguments", "Loud", 240)
     assert _ran == []
@@ -182,7 +182,7 @@ def test_what_cannot_be_read_is_told_by_its_size() -> None:
     """Broken pickles, too many names, and too long ones give no text and no error."""
     names = b"".join(b"cmodule\nname%d\n" % number for number in range(1000))
     for broken in (b"", b"\x80\x05", b"garbage", b"(" + names + b"t.", b"N." + bytes(300_000)):
-        shown = arguments.of_task(SimpleNamespace(payload=broken, kind=0, size=len(broken)))  # type: ignore[arg-type]
+        shown = arguments.of_task(SimpleNamespace(payload=broken, kind=0, weight=len(broken)))  # type: ignore[arg-type]
         assert shown == f"({len(broken)} bytes)"
 
 
@@ -214,7 +214,7 @@ def test_no_bytes_can_do_harm(raw: bytes) -> None:
     # Without the opcodes that reserve memory by a number: the pool's own pickler never lies there.
     for opcode in (b"r", b"j", b"\x8d", b"\x8e", b"\x96", b"X", b"B", b"T", b"\x8b", b"\x95", b"p"):
         raw = raw.replace(opcode, b"N")
-    shown = arguments.of_task(SimpleNamespace(payload=raw, kind=wire.SINGLE, size=len(raw)))  # type: ignore[arg-type]
+    shown = arguments.of_task(SimpleNamespace(payload=raw, kind=wire.SINGLE, weight=len(raw)))  # type: ignore[arg-type]
     assert shown is not None
     assert len(shown) <= arguments.TEXT
 

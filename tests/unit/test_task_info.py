@@ -49,7 +49,27 @@ def a_task(job: Any = None, index: int = 0, items: int = 1) -> Task:
     """Return a task that was submitted a second ago."""
     if job is None:
         job = SimpleNamespace(job_id=5, function_name=lambda task: "work")
-    return Task(9, job, index, items, 1, wire.SINGLE, b"12345", NOW - SECOND)
+    return Task(9, job, index, items, 1, wire.SINGLE, b"12345", 5, NOW - SECOND)
+
+
+def a_result(fake: Any, callback: Any = None) -> AsyncResult[Any]:
+    """Return the result of an apply, which is its own task."""
+    body = payload.dump((1,))
+    pool: Any = SimpleNamespace()
+    result: AsyncResult[Any] = AsyncResult(
+        pool, fake, callback, None, 1, wire.APPLY, body, len(body)
+    )
+    result._function = "work"
+    return result
+
+
+def end_task(task: Task, worker: Any, begun: int, ended: int, size: int) -> Task:
+    """Let a task have ended with a value of so many bytes, of which its job is told nothing."""
+    task.owner = SimpleNamespace(
+        job_id=5, function_name=lambda task: "work", settle_row=lambda tasks: None
+    )
+    task.settle(wire.OK, bytes(size), worker, begun, ended)
+    return task
 
 
 def a_worker(**more: Any) -> Any:
@@ -60,7 +80,7 @@ def a_worker(**more: Any) -> Any:
 
 def test_a_waiting_task() -> None:
     """Nothing is known but the submission."""
-    info = task_info(engine(), a_task(), None)
+    info = task_info(engine(), a_task())
     assert (info.id, info.job, info.function, info.state) == (9, 5, "work", "waiting")
     assert (info.pid, info.slot, info.thread, info.begun_at, info.run_s) == (None,) * 5
     assert info.argument_bytes == 5
@@ -72,8 +92,8 @@ def test_a_waiting_task() -> None:
 
 def test_a_finished_task() -> None:
     """Who ran it, in which thread, how long it waited and ran, and how large its value was."""
-    origin = (a_worker(), NOW - SECOND // 2, NOW - SECOND // 4, 300, "done")
-    info = task_info(engine(), a_task(), origin)
+    task = end_task(a_task(), a_worker(), NOW - SECOND // 2, NOW - SECOND // 4, 300)
+    info = task_info(engine(), task)
     assert (info.state, info.pid, info.slot, info.attempts) == ("done", 4711, 2, 1)
     assert info.queue_wait_s == pytest.approx(0.5)
     assert info.run_s == pytest.approx(0.25)
@@ -100,7 +120,7 @@ def test_a_task_that_is_with_a_worker(is_running: bool) -> None:
         collector=SimpleNamespace(workers={3: worker}),
         board=SimpleNamespace(entry=lambda record, seq: entry),
     )
-    info = task_info(fake, task, None)
+    info = task_info(fake, task)
     assert info.state == ("running" if is_running else "sent")
     assert info.pid == (4711 if is_running else None)
     assert info.ended_at is None
@@ -110,11 +130,8 @@ def test_a_task_that_is_with_a_worker(is_running: bool) -> None:
 
 def ended(kind: int, body: Any, worker: Any) -> TaskInfo:
     """Return what is told of a call that was settled in this way."""
-    result: AsyncResult[int] = AsyncResult(SimpleNamespace(), engine(), None, None)  # type: ignore[arg-type]
-    task = a_task(result)
-    result._task = task
-    result._function = "work"
-    result.settle(task, kind, body, worker, 0 if worker is None else NOW - 10, 0)
+    result = a_result(engine())
+    result.settle(kind, body, worker, 0 if worker is None else NOW - 10, 0)
     return result.info
 
 
@@ -150,12 +167,17 @@ def test_an_error_as_it_came_is_a_failure(kind: int) -> None:
 
 def test_a_job_adds_its_tasks_up() -> None:
     """Items, bytes and run times are sums; begin is the first, end the last."""
-    tasks: list[Task | None] = [a_task(index=i, items=4) for i in range(3)]
-    origins: list[Any] = [
-        (a_worker(pid=i), NOW - SECOND // 2 + i, NOW - SECOND // 4 + i, 10, "done")
+    tasks: list[Task | None] = [
+        end_task(
+            a_task(index=i, items=4),
+            a_worker(pid=i),
+            NOW - SECOND // 2 + i,
+            NOW - SECOND // 4 + i,
+            10,
+        )
         for i in range(3)
     ]
-    info = job_info(engine(), 5, True, None, tasks, origins)
+    info = job_info(engine(), 5, True, None, tasks)
     assert (info.state, info.items, info.argument_bytes, info.result_bytes) == ("done", 12, 15, 30)
     assert info.run_s == pytest.approx(0.75)
     assert [task.pid for task in info.tasks] == [0, 1, 2]
@@ -165,39 +187,36 @@ def test_a_job_adds_its_tasks_up() -> None:
 
 def test_a_job_that_is_under_way() -> None:
     """Tasks that were not made yet are not counted; the job runs once one has begun."""
-    origins: list[Any] = [None, None]
-    assert job_info(engine(), 5, False, None, [None, None], origins).state == "waiting"
-    assert job_info(engine(), 5, False, None, [a_task(), None], origins).state == "waiting"
-    one: list[Any] = [(a_worker(), NOW - 10, NOW, 0, "done"), None]
-    info = job_info(engine(), 5, False, None, [a_task(), None], one)
+    assert job_info(engine(), 5, False, None, [None, None]).state == "waiting"
+    assert job_info(engine(), 5, False, None, [a_task(), None]).state == "waiting"
+    one = end_task(a_task(), a_worker(), NOW - 10, NOW, 0)
+    info = job_info(engine(), 5, False, None, [one, None])
     assert info.state == "running"
     assert len(info.tasks) == 1
     assert info.ended_at is None
-    assert job_info(engine(), 5, True, (RAISED, OSError()), [None], [None]).state == "failed"
+    assert job_info(engine(), 5, True, (RAISED, OSError()), [None]).state == "failed"
 
 
 # Results that are settled by hand --------------------------------------------------------------
 
 
-def settled(result: Any, task: Task, value: Any) -> None:
+def settled(task: Task, value: Any) -> None:
     """Settle a task as the collector does."""
-    result.settle(task, wire.OK, payload.dump(value), a_worker(), NOW - 10, NOW)
+    task.settle(wire.OK, payload.dump(value), a_worker(), NOW - 10, NOW)
 
 
 def test_an_async_result_is_ready_when_settled() -> None:
     """Before: not ready, ``successful`` raises. After: the value, as often as one asks."""
-    result: AsyncResult[int] = AsyncResult(SimpleNamespace(), engine(), None, None)  # type: ignore[arg-type]
-    task = a_task(result)
-    result._task = task
+    result = a_result(engine())
     assert not result.ready()
     with pytest.raises(ValueError, match="not ready"):
         result.successful()
     with pytest.raises(multiprocessing.TimeoutError):
         result.get(0.01)
-    settled(result, task, [42])
+    settled(result, [42])
     assert result.ready()
     assert result.successful()
-    assert result.get() is result.get(0)  # type: ignore[comparison-overlap]
+    assert result.get() is result.get(0)
     assert result._pool is None, "a finished result must not keep its pool"
 
 
@@ -210,10 +229,8 @@ def test_a_callback_comes_before_ready() -> None:
         seen.append((value, result.ready()))
         raise RuntimeError("reported, and no more")
 
-    result: AsyncResult[int] = AsyncResult(SimpleNamespace(), fake, callback, None)  # type: ignore[arg-type]
-    task = a_task(result)
-    result._task = task
-    settled(result, task, 1)
+    result = a_result(fake, callback)
+    settled(result, 1)
     assert not result.ready()
     reported: list[threading.ExceptHookArgs] = []
     hook, threading.excepthook = threading.excepthook, reported.append  # type: ignore[assignment]
@@ -236,7 +253,8 @@ def test_a_map_result_joins_its_chunks_in_order(order: tuple[int, ...]) -> None:
     chunks = [[0, 1], [2, 3], [4]]
     for index in order:
         assert not job.ready()
-        settled(job, a_task(job, index), chunks[index])
+        job._tasks[index] = task = a_task(job, index)
+        settled(task, chunks[index])
     assert job.get() == [0, 1, 2, 3, 4]
 
 
@@ -252,8 +270,8 @@ def test_an_aborted_map_wakes_its_waiter() -> None:
     job: MapResult[int] = MapResult(SimpleNamespace(), engine(), None, None, 2, 1, True)  # type: ignore[arg-type]
     job.abort(TaskCancelled("the end"))
     job.abort(TaskCancelled("the end again"))
-    settled(job, a_task(job, 0), 1)
-    settled(job, a_task(job, 1), 2)
+    settled(a_task(job, 0), 1)
+    settled(a_task(job, 1), 2)
     with pytest.raises(TaskCancelled, match=r"the end$"):
         job.get(0)
 
@@ -270,7 +288,7 @@ def test_an_iterator_gives_each_value_once(is_ordered: bool) -> None:
     """Ordered: in the order of the items. Unordered: in the order of arrival. Then it ends."""
     job, values = an_imap(is_ordered, False)
     for index in (2, 0, 1):
-        settled(job, a_task(job, index), index)
+        settled(a_task(job, index), index)
     job.set_length(3)
     assert job.taken == 0
     assert list(values) == ([0, 1, 2] if is_ordered else [2, 0, 1])
@@ -287,7 +305,7 @@ def test_an_iterator_waits_no_longer_than_told() -> None:
         with pytest.raises(multiprocessing.TimeoutError):
             values.next(0.01)
     assert not job._latches
-    settled(job, a_task(job, 0), [1, 2])
+    settled(a_task(job, 0), [1, 2])
     assert [values.next(0), values.next(0)] == [1, 2]
     with pytest.raises(multiprocessing.TimeoutError):
         values.next(0)
@@ -299,9 +317,9 @@ def test_an_iterator_waits_no_longer_than_told() -> None:
 def test_an_iterator_goes_on_after_an_error() -> None:
     """A failed item raises in its turn, and the next one follows."""
     job, values = an_imap(True, False)
-    settled(job, a_task(job, 0), 0)
+    settled(a_task(job, 0), 0)
     job.settle_index(1, (RAISED, KeyError("one")))
-    settled(job, a_task(job, 2), 2)
+    settled(a_task(job, 2), 2)
     job.set_length(3)
     assert values.next() == 0
     with pytest.raises(KeyError):
@@ -312,7 +330,7 @@ def test_an_iterator_goes_on_after_an_error() -> None:
 def test_an_aborted_iterator_raises_once_and_ends() -> None:
     """After the error of the abort there is nothing more to wait for."""
     job, values = an_imap(True, False)
-    settled(job, a_task(job, 0), 0)
+    settled(a_task(job, 0), 0)
     job.abort(TaskCancelled("the end"))
     assert values.next() == 0
     with pytest.raises(TaskCancelled):
@@ -326,12 +344,12 @@ def test_a_dropped_iterator_leaves_nothing_behind(is_ordered: bool) -> None:
     """What nobody will read is forgotten; it counts as taken, so that the rest is drawn."""
     job, values = an_imap(is_ordered, False)
     mailbox = values._engine.collector.mailbox
-    settled(job, a_task(job, 2), 2)
-    settled(job, a_task(job, 0), 0)
+    settled(a_task(job, 2), 2)
+    settled(a_task(job, 0), 0)
     del values
     mailbox.items.pop()()
     assert job.is_dropped
-    settled(job, a_task(job, 1), 1)
+    settled(a_task(job, 1), 1)
     job.settle_index(3, (RAISED, KeyError("nobody sees this")))
     assert (len(job._arrived), len(job._early), job.taken) == (0, 0, 4)
     job.set_length(4)

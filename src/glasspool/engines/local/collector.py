@@ -20,6 +20,7 @@ import socket
 import threading
 import time
 import weakref
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from glasspool import batching
@@ -56,7 +57,6 @@ PATIENCE = 100
 LOOK_AGAIN_S = 0.01
 
 _HOW = {wire.OK_PLAIN: DONE, wire.OK: DONE, wire.OK_SEGMENT: DONE}
-ROW_BYTES = wire.MESSAGE_BYTES // 2
 
 
 class Collector:
@@ -338,7 +338,7 @@ class Collector:
             task = ledger.next_waiting()
             if task is None:
                 break
-            if task.kind & wire.PLAIN and task.policy is None:
+            if task.policy is None and not task.kind & wire.ALONE:
                 if not self._fill_row(message, held, task, wanted - len(sent)):
                     break
                 continue
@@ -373,17 +373,16 @@ class Collector:
         call = first.call
         if call not in message.worker.known and not self._introduce(message, call):
             return False
-        row = self.ledger.send_row(held, wanted)
+        room, must_fit = BATCH_BYTES - message.size, bool(message.sent)
         while True:
+            row = self.ledger.send_row(held, wanted, room, must_fit)
+            if not row:
+                return False
             body = marshal.dumps(([task.id for task in row], [task.payload for task in row]))
-            if len(body) <= ROW_BYTES:
+            if message.size + len(body) < wire.MESSAGE_BYTES - wire.REQUEST.size:
                 break
-            half = len(row) // 2
-            self.ledger.unsend(held, row[half:])
-            del row[half:]
-        if message.sent and message.size + len(body) > BATCH_BYTES:
-            self.ledger.unsend(held, row)
-            return False
+            self.ledger.unsend(held, row)  # long texts: more than they were taken for
+            wanted = len(row) // 2
         head = wire.REQUEST.pack(wire.ROW, first.kind, call, len(row), row[0].seq, len(body))
         message.parts += (head, body)
         message.size += len(head) + len(body)
@@ -549,52 +548,54 @@ class Collector:
         held = worker.held
         if held is None:
             return
-        unpack, size = wire.REPLY.unpack_from, wire.REPLY.size
-        end_of, how_of = self.ledger.end, _HOW.get
-        at, stop = 0, len(message)
-        settled, first_ns, last_ns, call = 0, 0, 0, 0
-        while at < stop:
-            kind, _lane, length, task_id, begun, ended = unpack(message, at)
-            at += size
-            body: Any = message[at : at + length]
-            at += length
+        done: list[_Reply] = []  # ends of which there is nothing more to be asked
+        for reply in _replies(message):
+            kind, _lane, _length, task_id, begun, ended, body = reply
             if by_message and kind <= wire.SKIPPED:
                 worker.answered += 1
+            if kind <= wire.OK and by_message:
+                done.append(reply)
+                continue
+            if done:  # in the order in which they ended
+                self._settle_done(worker, held, done)
+                done = []
             if kind >= wire.SKIPPED:
                 self.hear_word(worker, kind, task_id, body, begun, ended)
-                continue
-            if kind == wire.OK_PLAIN:
-                body = marshal.loads(body)
-            elif kind in wire.SEGMENTS:
-                kind, body = arrived(kind, body, fds)
-            if not by_message and self._is_past(held, task_id, begun):
-                continue
-            if kind > wire.OK_SEGMENT and self._try_anew(worker, task_id, kind, body):
-                continue
-            task = end_of(held, task_id, how_of(kind, FAILED))
-            if task is None:
-                continue  # known already: the outbox was read before the message came
-            settled += 1
-            first_ns = first_ns or begun
-            last_ns, call = ended, task.call
-            settle(task, kind, body, worker, begun, ended)
-        self._note_answers(worker, settled, last_ns - first_ns, call)
+            elif by_message or not self._is_past(held, task_id, begun):
+                self._settle_other(worker, held, reply, fds)
+        if done:
+            self._settle_done(worker, held, done)
+        self._see_interrupt(worker)
 
     def _take_row(self, worker: Worker, held: Held, message: bytes) -> None:
         """Settle the tasks whose results are in a message of OK_PLAIN replies, as ``_take`` does."""
         replies = list(wire.PLAIN_REPLY.iter_unpack(message))
         worker.answered += len(replies)
+        self._settle_done(worker, held, replies)
+        self._see_interrupt(worker)
+
+    def _settle_done(self, worker: Worker, held: Held, replies: list[_Reply]) -> None:
+        """Settle tasks that a worker has done; the loop runs once for each task of the pool's."""
+        rebuild, plain = marshal.loads, wire.OK_PLAIN
+        # First of all: what cannot be rebuilt is a fault of ours, and nothing has been settled yet.
+        outcomes = [rebuild(body) if kind == plain else (kind, body) for kind, *_, body in replies]
         tasks = self.ledger.end_row(held, [reply[3] for reply in replies], DONE)
-        rebuild, owner, call = marshal.loads, None, 0
+        owner: Any = None
         alike: list[Task] = []  # of the same owner
-        for task, (_, _, _, _, begun, ended, body) in zip(tasks, replies, strict=True):
+        call, count = 0, 0
+        for task, reply, outcome in zip(tasks, replies, outcomes, strict=True):
             if task is None:
                 continue  # known already: the outbox was read before the message came
             # As Task.settle does it, without the calls.
-            task.worker, task.begun_ns, task.ended_ns = worker, begun, ended
-            task.outcome = rebuild(body)
-            task.ended_as = wire.OK_PLAIN
+            task.worker = worker
+            task.begun_ns = reply[4]
+            task.ended_ns = reply[5]
+            task.outcome = outcome
+            kind = task.ended_as = reply[0]
+            if kind != plain and not task.kind & wire.PLAIN:
+                task.payload = None
             call = task.call
+            count += 1
             if task.owner is None:
                 task.notify()
             elif task.owner is owner:
@@ -605,14 +606,30 @@ class Collector:
                 owner, alike = task.owner, [task]
         if owner is not None:
             owner.settle_row(alike)
-        self._note_answers(worker, len(tasks) if call else 0, ended - replies[0][4], call)
+        self._note_pace(call, replies[-1][5] - replies[0][4], count)
 
-    def _note_answers(self, worker: Worker, settled: int, taken_ns: int, call: int) -> None:
-        """Note that a worker has answered, and how long so many tasks have taken."""
+    def _settle_other(self, worker: Worker, held: Held, reply: _Reply, fds: list[int]) -> None:
+        """Settle one task that failed, that has its result in a segment, or that is only boxed."""
+        kind, _lane, _length, task_id, begun, ended, body = reply
+        if kind == wire.OK_PLAIN:
+            body = marshal.loads(body)
+        elif kind in wire.SEGMENTS:
+            kind, body = arrived(kind, body, fds)
+        if kind > wire.OK_SEGMENT and self._try_anew(worker, task_id, kind, body):
+            return
+        task = self.ledger.end(held, task_id, _HOW.get(kind, FAILED))
+        if task is not None:
+            settle(task, kind, body, worker, begun, ended)
+            self._note_pace(task.call, ended - begun, 1)
+
+    def _see_interrupt(self, worker: Worker) -> None:
         if worker.interrupt is not None and worker.answered > worker.interrupt.seq:
             self._interrupts.answered(worker)
-        if settled and (not call or self._engine.callables.find(call) is not None):
-            self.pace[call] = batching.new_pace(self.pace.get(call), taken_ns / settled)
+
+    def _note_pace(self, call: int, taken_ns: int, count: int) -> None:
+        """Note how long so many tasks have taken."""
+        if count and (not call or self._engine.callables.find(call) is not None):
+            self.pace[call] = batching.new_pace(self.pace.get(call), taken_ns / count)
 
     def take_boxed(self, worker: Worker) -> None:
         """Settle the tasks whose results lie in a worker's outbox."""
@@ -977,6 +994,22 @@ class Collector:
         """Close what the loop waited on; after its end."""
         self._poll.close()
         self.mailbox.close()
+
+
+_Reply = tuple[int, int, int, int, int, int, Any]
+"""Kind, lane, length of the body, task id, begun_ns, ended_ns, body."""
+
+
+def _replies(message: bytes) -> Iterator[_Reply]:
+    """Take a message, or what lies in an outbox, apart."""
+    unpack, size = wire.REPLY.unpack_from, wire.REPLY.size
+    at, stop = 0, len(message)
+    while at < stop:
+        head = unpack(message, at)
+        at += size
+        end = at + head[2]
+        yield *head, message[at:end]
+        at = end
 
 
 class _Message:

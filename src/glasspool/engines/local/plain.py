@@ -57,10 +57,10 @@ def argument_bytes(task: Task) -> int:
     return size(task.payload) if task.kind & PLAIN else task.weight
 
 
-def pack_plain(value: Any) -> bytes | None:
+def pack(value: Any) -> bytes | None:
     """Pack a plain value that is short enough for an OK_PLAIN reply; None for any other."""
     if value is None:
-        return _NONE
+        return NONE
     kind = type(value)
     if kind is int or kind in _FIXED or (kind in _TEXTS and len(value) < PLAIN_BYTES):
         packed = marshal.dumps(value)
@@ -69,4 +69,4 @@ def pack_plain(value: Any) -> bytes | None:
     return None
 
 
-_NONE = marshal.dumps(None)
+NONE = marshal.dumps(None)

@@ -10,10 +10,10 @@ Replies (worker to pool; also what lies in the outbox)::
     REPLY     kind, lane, length of the body, task id, begun_ns, ended_ns
 
 Short tasks travel in *rows*. A ROW request holds tasks that follow one another and are alike: the same
-callable, called in the same way, with plain arguments (``plain``); its body is made by ``marshal`` and
-holds the list of their ids and the list of their arguments. The end of a task with a short plain value
-is an OK_PLAIN reply of one size, so that a message which holds nothing else (ALL_PLAIN in the lane of
-its first reply) can be read in one go.
+callable, called in the same way with positional arguments, each in a pickle of its own unless they are
+plain (``plain``). Its body is made by ``marshal``: the list of their ids, and the list of their
+arguments. The end of a task with a short plain value is an OK_PLAIN reply of one size, so that a message
+which holds nothing else (ALL_PLAIN in the lane of its first reply) can be read in one go.
 
 Times are ``time.monotonic_ns()``, which all processes of one machine share.
 """
@@ -44,15 +44,17 @@ ROW: Final = 6  # tasks that are alike; in place of the task id their number, th
 
 # Flags of a TASK: how the body is to be called.
 APPLY: Final = 0  # body: args, or (args, kwds) with KEYWORDS
-CHUNK: Final = 1  # body: a tuple of arguments; the result is a list
-STARCHUNK: Final = 2  # body: a tuple of tuples of arguments; the result is a list
-SINGLE: Final = 3  # body: one argument
+SINGLE: Final = 1  # body: one argument
+CHUNK: Final = 2  # body: a tuple of arguments; the result is a list
+STARCHUNK: Final = 3  # body: a tuple of tuples of arguments; the result is a list
 MODE: Final = 0b111
 KEYWORDS: Final = 1 << 3
 INLINE: Final = 1 << 4  # the callable itself comes first in the body: (callable, args[, kwds])
 BY_VALUE: Final = 1 << 5  # the function or its arguments needed cloudpickle: the result may too
 SEGMENT: Final = 1 << 6  # the body describes a segment of shared memory that comes along
 PLAIN: Final = 1 << 8  # the body was made by marshal
+ALONE: Final = 0b010 | KEYWORDS | INLINE | SEGMENT
+"""A task with one of these (the first one is in CHUNK and STARCHUNK) does not travel in a row."""
 
 # Flags of a CALLABLE.
 BY_REFERENCE: Final = 1 << 7  # found by its name: may be kept as an object between tasks

@@ -30,11 +30,10 @@ from multiprocessing.pool import ExceptionWithTraceback  # type: ignore[attr-def
 from types import FrameType, TracebackType
 from typing import Any, NamedTuple, NoReturn
 
-from glasspool.engines.local import channel, kernel, memory, payload, recorder, wire
+from glasspool.engines.local import channel, kernel, memory, payload, plain, recorder, wire
 from glasspool.engines.local import scoreboard as sb
 from glasspool.engines.local.blackbox import BlackBoxes
 from glasspool.engines.local.outbox import Outbox, Outboxes
-from glasspool.engines.local.plain import pack_plain
 
 FLUSH_NS = 400_000
 """A finished result waits at most about this long, or for the end of its message, to be sent."""
@@ -334,10 +333,13 @@ class Worker:
         view, words, ring = self._view, self._words, self._ring
         begin, size, many, now = sb.BEGIN.pack_into, sb.ENTRY.size, sb.RING, time.monotonic_ns
         skip_at, fence = self._base + sb.W_SKIP_UNTIL, self._fence
+        is_plain = flags & wire.PLAIN
         is_single, by_value = flags & wire.MODE == wire.SINGLE, bool(flags & wire.BY_VALUE)
         put_plain = self._outbox.put_plain
         known = self._callables.get(call)
         name = "?" if known is None else known.name
+        kept = None if known is None else known.kept
+        pack, none = marshal.dumps, plain.NONE
         ids, rows = marshal.loads(body)
         self._is_last = False
         stop = seq + len(ids)
@@ -354,15 +356,21 @@ class Worker:
             try:
                 try:
                     self._interruptible = seq
-                    function = _recall(known)
+                    function = kept or _recall(known)
                     if recorder.awaits_logging:
                         recorder.look_for_logging()
+                    if not is_plain:
+                        arguments = _unpack(arguments)
                     self._task = (task, name)
                     value = function(arguments) if is_single else function(*arguments)
                     ended = now()
                 finally:
                     self._interruptible = -1
-                reply = pack_plain(value)
+                reply: bytes | None
+                if value is None:
+                    reply = none
+                elif type(value) is not int or len(reply := pack(value)) > wire.PLAIN_BYTES:
+                    reply = plain.pack(value)
                 if reply is None:
                     kind, packed = _result_body(value, by_value)
             except BaseException as error:  # every way out of a task is told
@@ -605,6 +613,11 @@ class _Callable:
                 self._lost = error
         self._object: Any = None
 
+    @property
+    def kept(self) -> Callable[..., Any] | None:
+        """The object, if it is kept and has been rebuilt."""
+        return self._object  # type: ignore[no-any-return]
+
     def get(self) -> Callable[..., Any]:
         if self._object is not None:
             return self._object  # type: ignore[no-any-return]
@@ -661,10 +674,17 @@ def _recall(known: _Callable | None) -> Callable[..., Any]:
         raise _Unloadable from error
 
 
+def _unpack(body: bytes) -> Any:
+    try:
+        return payload.load(body)
+    except BaseException as error:
+        raise _Unloadable from error
+
+
 def _result_body(value: Any, by_value: bool) -> tuple[int, bytes | payload.Parcel]:
-    plain = pack_plain(value)
-    if plain is not None:
-        return wire.OK_PLAIN, plain
+    packed = plain.pack(value)
+    if packed is not None:
+        return wire.OK_PLAIN, packed
     try:
         if by_value:
             reply, _ = payload.dump_any(value)
