@@ -50,8 +50,7 @@ class Task:
         seq: Its number among the tasks of the worker that holds it.
         holder: The ``Held`` of that worker, None while it waits and after its end.
         state: WAITING, SENT or ENDED.
-        ended_as: What came (``wire.OK_PLAIN`` and so on); OPEN before. What follows is set before this,
-            and not there before the end: a task is one object, and there are many.
+        ended_as: What came (``wire.OK_PLAIN`` and so on); OPEN before. What follows is set before this.
         outcome: The value if it came as OK_PLAIN; else kind and body, and once the body has been rebuilt,
             how many bytes it had, and the word for the end.
         worker: Who ran it; None if nobody did.
@@ -111,6 +110,10 @@ class Task:
         self.holder: Held | None = None
         self.state: int = WAITING
         self.ended_as: int = OPEN
+        self.outcome: Any = None
+        self.worker: Any = None
+        self.begun_ns: int = 0
+        self.ended_ns: int = 0
         self.policy: Policy | None = policy
         self.retried_ns: int = 0
 
@@ -121,10 +124,10 @@ class Task:
 
     def settle(self, kind: int, body: Any, worker: Any, begun_ns: int, ended_ns: int) -> None:
         """Take note of the end, and tell the job."""
-        self.worker: Any = worker
-        self.begun_ns: int = begun_ns
-        self.ended_ns: int = ended_ns
-        self.outcome: Any = body if kind == PLAIN_END else (kind, body)
+        self.worker = worker
+        self.begun_ns = begun_ns
+        self.ended_ns = ended_ns
+        self.outcome = body if kind == PLAIN_END else (kind, body)
         self.ended_as = kind
         if self.owner is None:
             self.notify()

@@ -287,6 +287,10 @@ class AsyncResult(_Job, Task, Generic[T]):
         self.holder = None
         self.state = WAITING
         self.ended_as = OPEN
+        self.outcome = None
+        self.worker = None
+        self.begun_ns = 0
+        self.ended_ns = 0
         self.policy = policy
         self.retried_ns = 0
 
