@@ -21,7 +21,7 @@ from glasspool.engines.local.outcome import RAISED
 from glasspool.engines.local.scarcity import no_thread
 from glasspool.engines.local.workers import new_thread
 from glasspool.errors import TaskExit
-from glasspool.ledger import Task
+from glasspool.ledger import Part
 from glasspool.results import TASK_BYTES, IMapJob, MapResult, Room
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class Feed:
         self._index = 0
         self.ident: int = threading.get_ident()  # of the thread that makes the tasks
         self._bytes = 0
-        self._group: list[Task] = []
+        self._group: list[Part] = []
         self._group_size = 1
         self._group_limit = GROUP if in_groups else 1
         self._tasks = job._tasks if isinstance(job, MapResult) else None
@@ -189,7 +189,7 @@ class Feed:
                 return
             now = time.monotonic_ns()
             group = [
-                Task(next_id(), job, index, 1, number, kind, value, weight, now, policy)
+                Part(next_id(), job, index, 1, number, kind, value, weight, now, policy)
                 for index, value in enumerate(values, start)
             ]
             # Named and handed in at once, in the order in which _make does it.
@@ -227,10 +227,10 @@ class Feed:
             self._hand_in()
             self._group_size = min(self._group_limit, self._group_size * 2)
 
-    def _task(self, items: int, kind: int, body: Any, weight: int) -> Task:
+    def _task(self, items: int, kind: int, body: Any, weight: int) -> Part:
         index = self._index
         self._index = index + 1
-        task = Task(
+        task = Part(
             self._next_id(),
             self._job,
             index,

@@ -33,20 +33,19 @@ ENDS = (DONE, FAILED, LOST, CANCELLED, TIMEOUT)
 
 
 class Task:
-    """What the ledger owns: one apply, or one chunk of a map.
+    """What the ledger owns: an apply, which is a job by itself, or a ``Part`` of one.
 
     Attributes:
         id: Unique in the pool, in the order of submission.
-        owner: The job that it is a part of, told of the end; None if it is a job by itself.
-        index: Its place in the job.
-        items: How many calls of the user's function it holds.
         call: The number of the callable, 0 when the callable travels in the payload.
         kind: How to call it (``wire.APPLY`` and so on, with flags).
         payload: The arguments: pickled, as bytes or a ``payload.Parcel`` in shared memory; plain ones
             (``wire.PLAIN``) as they are. None when it has ended, unless they are plain.
         weight: How many bytes they take, roughly if they are plain.
         submitted_ns: ``time.monotonic_ns()`` of the submission.
+        policy: How long it may run and how often it may be tried anew; None: as long as it takes, once.
         attempts: How often it was begun and came to nothing: its worker died, or it is tried anew.
+        retried_ns: When it was last let wait for a further attempt; 0: never.
         seq: Its number among the tasks of the worker that holds it.
         holder: The ``Held`` of that worker, None while it waits and after its end.
         state: WAITING, SENT or ENDED.
@@ -56,8 +55,12 @@ class Task:
         worker: Who ran it; None if nobody did.
         begun_ns: When it began, on the clock of ``time.monotonic_ns()``; 0: it did not.
         ended_ns: When it ended there; 0: the parent ended it.
-        policy: How long it may run and how often it may be tried anew; None: as long as it takes, once.
-        retried_ns: When it was last let wait for a further attempt; 0: never.
+        owner: The job that it is a part of, told of the end; None if it is a job by itself.
+        index: Its place in the job.
+        items: How many calls of the user's function it holds.
+
+    There may be millions: each attribute more is memory, and time for the garbage collector. Each kind
+    of task sets all of them in its constructor, in one row.
     """
 
     __slots__ = (
@@ -68,11 +71,8 @@ class Task:
         "ended_ns",
         "holder",
         "id",
-        "index",
-        "items",
         "kind",
         "outcome",
-        "owner",
         "payload",
         "policy",
         "retried_ns",
@@ -82,6 +82,52 @@ class Task:
         "weight",
         "worker",
     )
+
+    owner: Any = None
+    index: int = 0
+    items: int = 1
+
+    id: int
+    call: int
+    kind: int
+    payload: Any
+    weight: int
+    submitted_ns: int
+    policy: Policy | None
+    attempts: int
+    retried_ns: int
+    seq: int
+    holder: Held | None
+    state: int
+    ended_as: int
+    outcome: Any
+    worker: Any
+    begun_ns: int
+    ended_ns: int
+
+    @property
+    def job(self) -> Any:
+        """The user's call that it belongs to."""
+        return self if self.owner is None else self.owner
+
+    def settle(self, kind: int, body: Any, worker: Any, begun_ns: int, ended_ns: int) -> None:
+        """Take note of the end, and tell the job."""
+        self.worker = worker
+        self.begun_ns = begun_ns
+        self.ended_ns = ended_ns
+        self.outcome = body if kind == PLAIN_END else (kind, body)
+        self.ended_as = kind
+        self.notify()
+
+    def notify(self) -> None:
+        """Tell whoever waits for the end."""
+        raise NotImplementedError
+
+
+class Part(Task):
+    """One chunk of a map, or one item of it."""
+
+    __slots__ = ("index", "items", "owner")
 
     def __init__(
         self,
@@ -96,47 +142,30 @@ class Task:
         submitted_ns: int,
         policy: Policy | None = None,
     ) -> None:
-        self.id: int = id
-        self.owner: Any = owner
-        self.index: int = index
-        self.items: int = items
-        self.call: int = call
-        self.kind: int = kind
-        self.payload: Any = payload
-        self.weight: int = weight
-        self.submitted_ns: int = submitted_ns
-        self.attempts: int = 0
-        self.seq: int = -1
-        self.holder: Held | None = None
-        self.state: int = WAITING
-        self.ended_as: int = OPEN
-        self.outcome: Any = None
-        self.worker: Any = None
-        self.begun_ns: int = 0
-        self.ended_ns: int = 0
-        self.policy: Policy | None = policy
-        self.retried_ns: int = 0
-
-    @property
-    def job(self) -> Any:
-        """The user's call that it belongs to."""
-        return self if self.owner is None else self.owner
-
-    def settle(self, kind: int, body: Any, worker: Any, begun_ns: int, ended_ns: int) -> None:
-        """Take note of the end, and tell the job."""
-        self.worker = worker
-        self.begun_ns = begun_ns
-        self.ended_ns = ended_ns
-        self.outcome = body if kind == PLAIN_END else (kind, body)
-        self.ended_as = kind
-        if self.owner is None:
-            self.notify()
-        else:
-            self.owner.settle_row([self])
+        self.id = id
+        self.owner = owner
+        self.index = index
+        self.items = items
+        self.call = call
+        self.kind = kind
+        self.payload = payload
+        self.weight = weight
+        self.submitted_ns = submitted_ns
+        self.policy = policy
+        self.attempts = 0
+        self.retried_ns = 0
+        self.seq = -1
+        self.holder = None
+        self.state = WAITING
+        self.ended_as = OPEN
+        self.outcome = None
+        self.worker = None
+        self.begun_ns = 0
+        self.ended_ns = 0
 
     def notify(self) -> None:
-        """Tell whoever waits for the end of a task that is a job by itself."""
-        raise NotImplementedError
+        """Tell the job."""
+        self.owner.settle_row([self])
 
 
 class Held:

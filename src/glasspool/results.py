@@ -274,9 +274,6 @@ class AsyncResult(_Job, Task, Generic[T]):
         self._callback_error = None
         self._function: str | None = None  # its name, if the callable has no number
         self.id = engine.next_id()
-        self.owner = None
-        self.index = 0
-        self.items = 1
         self.call = call
         self.kind = kind
         self.payload = payload

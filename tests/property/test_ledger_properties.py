@@ -21,6 +21,7 @@ from glasspool.ledger import (
     WAITING,
     Held,
     Ledger,
+    Part,
     Task,
 )
 
@@ -56,7 +57,7 @@ class LedgerMachine(RuleBasedStateMachine):
     def submit(self, count: int, call: int, as_row: bool) -> None:
         """New tasks wait."""
         first = len(self.tasks) + 1
-        row = [Task(first + i, None, 0, 1, call, 0, b"x", 1, 0) for i in range(count)]
+        row = [Part(first + i, None, 0, 1, call, 0, b"x", 1, 0) for i in range(count)]
         self.tasks += row
         if as_row:
             self.ledger.submit_row(row)

@@ -14,7 +14,7 @@ import pytest
 from glasspool.engines.local import payload, wire
 from glasspool.engines.local.outcome import RAISED
 from glasspool.errors import TaskCancelled, TaskTimeout, WorkerDied
-from glasspool.ledger import Held, Task
+from glasspool.ledger import Held, Part, Task
 from glasspool.results import AsyncResult, IMapIterator, IMapJob, MapResult, job_info, task_info
 from glasspool.snapshot import DeathCertificate, TaskInfo
 
@@ -49,7 +49,7 @@ def a_task(job: Any = None, index: int = 0, items: int = 1) -> Task:
     """Return a task that was submitted a second ago."""
     if job is None:
         job = SimpleNamespace(job_id=5, function_name=lambda task: "work")
-    return Task(9, job, index, items, 1, wire.SINGLE, b"12345", 5, NOW - SECOND)
+    return Part(9, job, index, items, 1, wire.SINGLE, b"12345", 5, NOW - SECOND)
 
 
 def a_result(fake: Any, callback: Any = None) -> AsyncResult[Any]:

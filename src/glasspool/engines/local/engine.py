@@ -23,7 +23,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from multiprocessing.process import BaseProcess
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -456,7 +456,7 @@ class LocalEngine:
         """Hand a task in, from any thread."""
         self.collector.mailbox.put(task)
 
-    def submit_all(self, tasks: list[Task]) -> None:
+    def submit_all(self, tasks: Sequence[Task]) -> None:
         """Hand a row of tasks in."""
         self.collector.mailbox.put(tasks)
 
