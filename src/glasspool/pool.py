@@ -312,8 +312,10 @@ class Pool(multiprocessing.pool.Pool):
         What ``_prepare`` would make, the short way: a row of calls that the pool knows is the case in
         which each microsecond of the caller's counts.
         """
+        if type(args) is not tuple or self._state != RUN:
+            return None
         engine = self._engine
-        if type(args) is not tuple or self._state != RUN or not engine.is_usable:
+        if not engine.is_usable:
             return None
         number = engine.callables.number(func)
         if not number or not plain.are_plain(args):
