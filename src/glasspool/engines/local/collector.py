@@ -576,7 +576,7 @@ class Collector:
 
     def _settle_done(self, worker: Worker, held: Held, replies: list[_Reply]) -> None:
         """Settle tasks that a worker has done; the loop runs once for each task of the pool's."""
-        rebuild, plain = marshal.loads, wire.OK_PLAIN
+        rebuild, plain, has_plain = marshal.loads, wire.OK_PLAIN, wire.PLAIN
         # First of all: what cannot be rebuilt is a fault of ours, and nothing has been settled yet.
         outcomes = [rebuild(body) if kind == plain else (kind, body) for kind, *_, body in replies]
         tasks = self.ledger.end_row(held, [reply[3] for reply in replies], DONE)
@@ -591,8 +591,8 @@ class Collector:
             task.begun_ns = reply[4]
             task.ended_ns = reply[5]
             task.outcome = outcome
-            kind = task.ended_as = reply[0]
-            if kind != plain and not task.kind & wire.PLAIN:
+            task.ended_as = reply[0]
+            if not task.kind & has_plain:
                 task.payload = None
             call = task.call
             count += 1
