@@ -809,7 +809,9 @@ class IMapIterator(Generic[T]):
             except IndexError:
                 self._wait_for_more(deadline)
                 continue
-            kind, value = rebuild(outcome)
+            kind, value = outcome
+            if kind != VALUE:
+                kind, value = rebuild(outcome)
             if kind == RAISED:
                 try:
                     raise value
@@ -819,8 +821,7 @@ class IMapIterator(Generic[T]):
                 return cast(T, value)
             self._buffer.extend(value)
 
-    def __next__(self) -> T:
-        return self.next()
+    __next__ = next
 
     def _wait_for_more(self, deadline: float | None) -> None:
         try:
