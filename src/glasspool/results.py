@@ -473,9 +473,15 @@ class MapResult(_Job, Generic[T]):
             self._engine.forget_callable(number)
 
     def _outcome_now(self) -> Outcome:
-        if self._value is None:
-            self._value = self._join_parts()
-        return self._value
+        # Several threads may ask at the same moment. Who is first sets the value, and only then are the
+        # parts dropped: whoever finds one dropped finds the value.
+        value = self._value
+        if value is None:
+            joined = self._join_parts()
+            value = self._value = self._value or joined
+            if joined[0] == VALUE:
+                self._drop_parts()
+        return value
 
     def _keep(self, error: BaseException) -> Outcome:
         self._value = (RAISED, error)
@@ -491,13 +497,22 @@ class MapResult(_Job, Generic[T]):
                 raise ValueError(f"{self!r} not ready")
             value = task.outcome
             if task.ended_as != VALUE:
-                size, word = _measure(*value)
+                if len(value) > 2 and self._value is not None:
+                    return self._value
                 kind, value = rebuild(value)
                 if kind == RAISED:
                     return kind, value
-                task.outcome = (VALUE, None, size, word)  # the value itself is not kept twice
             add(value)
         return VALUE, values
+
+    def _drop_parts(self) -> None:
+        """Drop the bytes that the value was made of; how many they were is kept."""
+        for task in self._tasks:
+            if task is None or task.ended_as == VALUE:
+                continue
+            outcome = task.outcome
+            if len(outcome) == 2:
+                task.outcome = (VALUE, None, *_measure(*outcome))
 
     def get(self, timeout: float | None = None) -> list[T]:
         """Return the values in the order of the items, or raise what the first failed item raised.

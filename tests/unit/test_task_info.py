@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import sys
 import threading
 import time
 from types import SimpleNamespace
@@ -256,6 +257,32 @@ def test_a_map_result_joins_its_chunks_in_order(order: tuple[int, ...]) -> None:
         job._tasks[index] = task = a_task(job, index)
         settled(task, chunks[index])
     assert job.get() == [0, 1, 2, 3, 4]
+
+
+def _append_value(job: MapResult[Any], got: list[Any]) -> None:
+    got.append(job.get())
+
+
+def test_two_threads_may_ask_for_the_values_of_a_map_at_once() -> None:
+    """Each gets all of them, though the bytes that they are made of are dropped with the first."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for _ in range(20):
+            pool: Any = SimpleNamespace()
+            job: MapResult[int] = MapResult(pool, engine(), None, None, 400, 1, True)
+            for index in range(400):
+                job._tasks[index] = task = a_task(job, index)
+                settled(task, [index])
+            got: list[Any] = []
+            threads = [threading.Thread(target=_append_value, args=(job, got)) for _ in range(3)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join(30)
+            assert got == [[[index] for index in range(400)]] * 3
+    finally:
+        sys.setswitchinterval(before)
 
 
 def test_a_map_of_nothing_is_ready_at_once() -> None:
