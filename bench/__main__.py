@@ -3,44 +3,55 @@
 from __future__ import annotations
 
 import argparse
-import json
-import subprocess
+import signal
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from fnmatch import fnmatch
 from pathlib import Path
 
 from bench.cases import CASES, FULL, QUICK, Case
-from bench.contenders import BASELINE, CONTENDERS
-from bench.report import Row, document, machine, rows_of, table
+from bench.contenders import BARE, BASELINE, CONTENDERS, DEFAULT
+from bench.report import Row, document, machine, remarks, report_of, rows_of, table
+from bench.run import Plan, measure
 
 ROUNDS = 5
-LIMIT_S = 300
-"""No single measurement takes longer; one that hangs is a failure."""
+LIMIT_S = 120.0
+"""No single measurement takes longer; one that hangs is cut off."""
 
 DESCRIPTION = """\
-Measure glasspool beside the standard library's pool. Every measurement has a
-process of its own. The contenders take turns within each round, so that a
+Measure glasspool beside the standard library's pool and others. Every measurement
+has a process of its own. The contenders take turns within each round, so that a
 machine which gets slower or faster does so for all of them; the table gives the
 median of the rounds and, in parentheses, the smallest and the largest. The last
-column is stock's time by ours, by the medians and, in parentheses, round by
-round: above 1 ours is the faster one.
+columns are stock's number by ours, by the medians and, in parentheses, round by
+round: above 1 ours is the better one. Less is better in every row.
+
+"bare" is no pool: where there is something like it, it is what the same costs by
+hand or at least. A * marks what was measured on a part of the tasks, and scaled up.
 """
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure what was asked for, and print the table."""
     options = _parser().parse_args(arguments)
-    options.rounds = options.rounds or (1 if options.quick else ROUNDS)
     cases = [case for case in CASES.values() if _is_wanted(case, options.only)]
+    sizes = QUICK if options.quick else FULL
     if not cases:
         _say(f"no case is named {' or '.join(options.only)}; there are:")
     if options.list or not cases:
         for case in CASES.values():
-            print(f"{case.name:<18}{FULL.put_in('; '.join(case.metrics.values()))}")
+            words = "; ".join(sizes.put_in(metric.words) for metric in case.metrics.values())
+            print(f"{case.name:<18}{words}")
         return 0 if options.list else 2
-    names = options.contenders
-    sizes = QUICK if options.quick else FULL
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that nothing is left behind
+    plan = Plan(
+        names=_installed(options.contenders),
+        rounds=options.rounds or (1 if options.quick else ROUNDS),
+        workers=options.workers,
+        quick=options.quick,
+        limit_s=options.limit,
+    )
     _say(f"on {machine()}")
     rows: list[Row] = []
     for case in cases:
@@ -48,48 +59,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if why_not is not None:
             _say(f"{case.name}: left out, {why_not}")
             continue
-        rows += rows_of(case, sizes, _measure(case, names, options))
-    if options.markdown:
-        print(table(rows, names, markdown=True))
-    else:
-        print(table(rows, names))
-    if options.json is not None:
-        told = {"rounds": options.rounds, "workers": options.workers, "quick": options.quick}
-        options.json.write_text(document(rows, names, told) + "\n")
-    return 0
+        rows += rows_of(case, sizes, measure(case, plan, _say))
+        if options.json is not None:  # what is measured is kept if the rest fails
+            options.json.write_text(document(report_of(rows, plan.names, asdict(plan))) + "\n")
+    print(table(rows, plan.names, markdown=options.markdown))
+    for line in remarks(rows):
+        _say(line)
+    return 1 if any(word == "fails" for row in rows for word, _ in row.missing.values()) else 0
 
 
-def _measure(
-    case: Case, names: Sequence[str], options: argparse.Namespace
-) -> dict[str, list[dict[str, float]]]:
-    measured: dict[str, list[dict[str, float]]] = {name: [] for name in names}
-    for number in range(options.rounds):
-        _say(f"{case.name}: round {number + 1} of {options.rounds}")
-        # Another one begins each round: none has always the warmer machine.
-        first = number % len(names)
-        for name in [*names[first:], *names[:first]]:
-            order = {
-                "case": case.name,
-                "contender": name,
-                "workers": options.workers,
-                "quick": options.quick,
-            }
-            measured[name].append(_in_fresh_process(order))
-    return measured
-
-
-def _in_fresh_process(order: dict[str, object]) -> dict[str, float]:
-    done = subprocess.run(
-        [sys.executable, "-m", "bench.child", json.dumps(order)],
-        cwd=Path(__file__).parent.parent,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        timeout=LIMIT_S,
-        check=True,
-        text=True,
-    )
-    seconds: dict[str, float] = json.loads(done.stdout)
-    return seconds
+def _installed(names: Sequence[str]) -> list[str]:
+    for name in names:
+        contender = CONTENDERS[name]
+        if not contender.is_installed():
+            _say(f"{name}: left out, it is not installed: pip install {contender.package}")
+    return [name for name in names if CONTENDERS[name].is_installed()]
 
 
 def _is_wanted(case: Case, patterns: Sequence[str] | None) -> bool:
@@ -118,12 +102,20 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--contenders",
         type=_names,
-        default=list(CONTENDERS),
+        default=list(DEFAULT),
         metavar="NAME,NAME",
-        help=f"which pools (default: {','.join(CONTENDERS)}); ratios are to {BASELINE}",
+        help=f"which pools, or 'all' that are installed (default: {','.join(DEFAULT)}; there are "
+        f"{', '.join(CONTENDERS)}); ratios are to {BASELINE}, {BARE} is none",
     )
     parser.add_argument("--workers", type=_count, default=2, help="of each pool (default: 2)")
     parser.add_argument("--quick", action="store_true", help="tiny sizes: does it run at all?")
+    parser.add_argument(
+        "--limit",
+        type=float,
+        default=LIMIT_S,
+        metavar="SECONDS",
+        help=f"of one measurement, after which it counts as hanging (default: {LIMIT_S:g})",
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all rounds to FILE")
     parser.add_argument("--markdown", action="store_true", help="print the table as Markdown")
     parser.add_argument("--list", action="store_true", help="list the cases and leave")
@@ -138,13 +130,15 @@ def _count(word: str) -> int:
 
 
 def _names(words: str) -> list[str]:
+    if words == "all":
+        return list(CONTENDERS)
     names = words.split(",")
     unknown = [name for name in names if name not in CONTENDERS]
     if unknown:
         raise argparse.ArgumentTypeError(
             f"no contender {unknown[0]!r}; there is: {', '.join(CONTENDERS)}"
         )
-    return names
+    return list(dict.fromkeys(names))
 
 
 if __name__ == "__main__":
