@@ -225,7 +225,7 @@ class LokyHandle(ExecutorHandle):
         return self.workers
 
     def stop(self) -> None:
-        self.raw.shutdown(wait=False, kill_workers=True)
+        self.raw.shutdown(wait=True, kill_workers=True)
 
 
 def _loky_executor(workers: int) -> Any:
@@ -264,8 +264,8 @@ class MpireHandle(Handle):
         self, function: Callable[[Any, Any], Any], data: Any, items: Sequence[Any]
     ) -> list[Any]:
         self.raw.stop_and_join()
-        self.raw.set_shared_objects(data)
-        values: list[Any] = self.raw.map(function, items, chunk_size=1)
+        self.raw.set_shared_objects((data,))  # an array alone it would compare with what it has
+        values: list[Any] = self.raw.map(partial(_read_shared, function), items, chunk_size=1)
         return values
 
     def imap(self, function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
@@ -273,6 +273,7 @@ class MpireHandle(Handle):
         return results
 
     def imap_unordered(self, function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
+        self.raw.stop_and_join()  # kept workers still take each item for a numbered one, and raise
         results: Iterator[Any] = self.raw.imap_unordered(function, _singles(items), chunk_size=1)
         return results
 
@@ -285,6 +286,10 @@ class MpireHandle(Handle):
 
 def _singles(items: Iterable[Any]) -> list[tuple[Any]]:
     return [(item,) for item in items]
+
+
+def _read_shared(function: Callable[[Any, Any], Any], shared: tuple[Any], item: Any) -> Any:
+    return function(shared[0], item)
 
 
 class Mpire(Contender):

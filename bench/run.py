@@ -18,6 +18,8 @@ from bench.cases import Case
 from bench.contenders import BARE
 from bench.fault_run import MARK, Family
 
+GRACE_S = 2.0
+"""So long what a measurement leaves running may take to end by itself."""
 ROOT = Path(__file__).parents[1]
 
 
@@ -118,13 +120,26 @@ def _told(case: Case, name: str, plan: Plan) -> dict[str, Any]:
 
 def _environment(folder: str) -> dict[str, str]:
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    return {**os.environ, "TMPDIR": folder, MARK: folder, "PYTHONPATH": path}
+    environment = {**os.environ, "TMPDIR": folder, MARK: folder, "PYTHONPATH": path}
+    # An installed package has its bytecode beside it; so it shall be here after the first import.
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
+    return environment
 
 
 def _end(program: subprocess.Popen[bytes], mark: str) -> None:
     """End the program and all that it has started, wherever they went."""
     if Path("/proc/self/environ").exists():
-        Family(program.pid, mark).end()
+        family = Family(program.pid, mark)
+        if program.poll() is not None:
+            _let_go(family)
+        family.end()
     elif program.poll() is None:
         os.killpg(program.pid, signal.SIGKILL)
     program.wait()
+
+
+def _let_go(family: Family) -> None:
+    """Give the rest some time to end by itself: trackers of resources remove files as they leave."""
+    deadline = time.monotonic() + GRACE_S
+    while family.search() and time.monotonic() < deadline:
+        time.sleep(0.02)
