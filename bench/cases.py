@@ -228,7 +228,10 @@ def _bare_burst(setting: Setting, *, many: bool) -> Numbers:
 def _growth(setting: Setting) -> Numbers:
     pool = setting.ready_pool()
     each = {}
-    for which, count in zip(_GROWTH, setting.sizes.growth, strict=True):
+    counts = setting.sizes.growth
+    if setting.contender.name != OURS:
+        counts = counts[:-1]  # a million take the others too long
+    for which, count in zip(_GROWTH, counts, strict=False):
         repeats = max(1, setting.sizes.growth[0] * 20 // count)
         run = partial(setting.timed, count, partial(pool.burst, increment))
         each[which] = median(run() for _ in range(repeats)) / count
@@ -328,11 +331,11 @@ def _array_with(setting: Setting) -> Numbers:
 # Durations ------------------------------------------------------------------------------------------
 
 
-def _durations(setting: Setting, *groups: tuple[str, float]) -> Numbers:
+def _durations(setting: Setting, seed: int, *groups: tuple[str, float]) -> Numbers:
     """Map naps, and compare with what their real lengths, measured alone beforehand, allow."""
     counts = {seconds: getattr(setting.sizes, count) for count, seconds in groups}
     lasts = {seconds: median(nap_time(seconds) for _ in range(7)) for seconds in counts}
-    naps = schedules.shuffled(*((count, seconds) for seconds, count in counts.items()))
+    naps = schedules.shuffled(seed, *((count, seconds) for seconds, count in counts.items()))
     real = [lasts[seconds] for seconds in naps]
     pool = setting.ready_pool()
     took, values = _timed(lambda: pool.map(nap, naps))
@@ -524,7 +527,7 @@ def _calls() -> list[Case]:
                     for index, which in enumerate(_GROWTH)
                 },
                 "spread": Metric(
-                    "slowest of these by fastest, per task", unit="x", aims=(_MOST(1.1),)
+                    "slowest of these bursts by fastest, per task", unit="x", aims=(_MOST(1.1),)
                 ),
             },
             _growth,
@@ -606,7 +609,10 @@ def _naps() -> list[Case]:
                     unit="x",
                     aims=(_MOST(1.03),),
                 ),
-                "order": Metric("the same / one by one in order", unit="x"),
+                "order": Metric(
+                    "{ms_tasks} x 1 ms and {long_tasks} x 100 ms: time / one by one in order",
+                    unit="x",
+                ),
             },
             _durations_of_heavy,
         ),
@@ -618,7 +624,12 @@ def _naps() -> list[Case]:
                     "time / ideal",
                     unit="x",
                 ),
-                "order": Metric("the same / one by one in order", unit="x", aims=(_MOST(1.1),)),
+                "order": Metric(
+                    "{short_tasks:,} x 0.1 ms and {very_long_tasks} x 200 ms: "
+                    "time / one by one in order",
+                    unit="x",
+                    aims=(_MOST(1.1),),
+                ),
             },
             _durations_of_scattered,
             workers=8,
@@ -627,11 +638,13 @@ def _naps() -> list[Case]:
 
 
 def _durations_of_heavy(setting: Setting) -> Numbers:
-    return _durations(setting, ("ms_tasks", 0.001), ("long_tasks", 0.1))
+    """Of an order in which no long one comes last: one by one it would take no more than the ideal."""
+    return _durations(setting, 1, ("ms_tasks", 0.001), ("long_tasks", 0.1))
 
 
 def _durations_of_scattered(setting: Setting) -> Numbers:
-    return _durations(setting, ("short_tasks", 0.0001), ("very_long_tasks", 0.2))
+    """Of an order in which two of the long ones stand close to each other, as happens to one in four."""
+    return _durations(setting, 9, ("short_tasks", 0.0001), ("very_long_tasks", 0.2))
 
 
 def _lives() -> list[Case]:
@@ -681,7 +694,7 @@ def _lives() -> list[Case]:
             "rest",
             {
                 "switches": Metric("4 workers at rest for {rest_s:g} s: wake-ups", "", (_MOST(0),)),
-                "cpu": Metric("the same: processor time", aims=(_MOST(0.001),)),
+                "cpu": Metric("4 workers at rest: processor time", aims=(_MOST(0.001),)),
             },
             _rest,
             needs="proc",

@@ -91,9 +91,9 @@ def rows_of(case: Case, sizes: Sizes, outcomes: Mapping[str, Outcome]) -> list[R
                 if outcome.missing is None and all(name in each for each in outcome.rounds)
             },
             {
-                who: (outcome.missing, outcome.reason)
+                who: (outcome.missing or "–", outcome.reason)
                 for who, outcome in outcomes.items()
-                if outcome.missing is not None
+                if outcome.missing is not None or not all(name in each for each in outcome.rounds)
             },
             {
                 who: outcome.scaled

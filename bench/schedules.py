@@ -6,13 +6,11 @@ import heapq
 import random
 from collections.abc import Sequence
 
-SEED = 1
 
-
-def shuffled(*groups: tuple[int, float]) -> list[float]:
+def shuffled(seed: int, *groups: tuple[int, float]) -> list[float]:
     """Return durations in an order that is the same each time: so many of so long each."""
     durations = [duration for count, duration in groups for _ in range(count)]
-    random.Random(SEED).shuffle(durations)
+    random.Random(seed).shuffle(durations)
     return durations
 
 
