@@ -33,7 +33,7 @@ hand or at least. A * marks what was measured on a part of the tasks, and scaled
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure what was asked for, and print the table; 1 if glasspool failed somewhere, 2 for no case."""
+    """Measure what was asked for, and print the table; 1: glasspool failed, 2: nothing to do."""
     options = _parser().parse_args(arguments)
     cases = [case for case in CASES.values() if _is_wanted(case, options.only)]
     sizes = QUICK if options.quick else FULL
@@ -44,9 +44,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             words = "; ".join(sizes.put_in(metric.words) for metric in case.metrics.values())
             print(f"{case.name:<18}{words}")
         return 0 if options.list else 2
+    names = _installed(options.contenders)
+    if not names:
+        return 2
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that nothing is left behind
     plan = Plan(
-        names=_installed(options.contenders),
+        names=names,
         rounds=options.rounds or (1 if options.quick else ROUNDS),
         workers=options.workers,
         quick=options.quick,

@@ -12,8 +12,12 @@ LIMIT_S = 100
 
 
 def _bench(*words: str) -> subprocess.CompletedProcess[str]:
+    return _python("-m", "bench", *words)
+
+
+def _python(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "bench", *words],
+        [sys.executable, *words],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -40,6 +44,11 @@ def test_every_case_runs_on_every_contender(tmp_path: Path) -> None:
         assert row["ratio"].keys() == row["median"].keys() == row["rounds"].keys()
         assert all(len(rounds) == 1 for rounds in row["rounds"].values())
     assert len(done.stdout.splitlines()) == len(told["rows"]) + 1
+    page = tmp_path / "page.md"
+    done = _python("-m", "bench.page", str(file), "--write", str(page))
+    assert done.returncode == 0, done.stderr
+    assert "Tiny sizes" in page.read_text()
+    assert (tmp_path / "bench.svg").exists()
 
 
 def test_a_choice_of_cases_and_rounds_as_markdown() -> None:
@@ -59,3 +68,11 @@ def test_an_unknown_case_is_told() -> None:
     assert done.returncode == 2
     assert "nonsense" in done.stderr
     assert "map-1" in done.stdout
+
+
+def test_what_takes_too_long_is_cut_off() -> None:
+    """A measurement beyond the limit is told as hanging, in the table and with the reason."""
+    done = _bench("--quick", "--only", "apply", "--contenders", "glasspool", "--limit", "0.01")
+    assert done.returncode == 1
+    assert "hangs" in done.stdout
+    assert "cut off after 0.01 s" in done.stderr

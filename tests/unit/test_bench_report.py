@@ -11,8 +11,8 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-
 from bench import page, plot, price, schedules
+from bench.__main__ import main
 from bench.cases import CASES, FULL, QUICK, Aim, Case, Metric
 from bench.contenders import BARE, CONTENDERS, chunk_of
 from bench.report import (
@@ -255,3 +255,10 @@ def test_every_case_and_contender_is_whole():
                 assert not re.search(r"[{}]", sizes.put_in(metric.words))
             assert not replace(metric, aims=()).aims
     assert all(contender.name == name for name, contender in CONTENDERS.items())
+
+
+def test_a_library_that_is_not_installed_is_left_out(monkeypatch, capsys):
+    """One line says so, and how to install it; with nobody left there is nothing to do."""
+    monkeypatch.setattr(type(CONTENDERS["loky"]), "is_installed", lambda self: False)
+    assert main(["--contenders", "loky", "--only", "import"]) == 2
+    assert capsys.readouterr().err == "loky: left out, it is not installed: pip install loky\n"
