@@ -41,7 +41,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _say(f"no case is named {' or '.join(options.only)}; there are:")
     if options.list or not cases:
         for case in CASES.values():
-            words = "; ".join(sizes.put_in(metric.words) for metric in case.metrics.values())
+            words = "; ".join(
+                sizes.put_in(metric.words, case.count_workers(options.workers))
+                for metric in case.metrics.values()
+            )
             print(f"{case.name:<18}{words}")
         return 0 if options.list else 2
     names = _installed(options.contenders)
@@ -62,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if why_not is not None:
             _say(f"{case.name}: left out, {why_not}")
             continue
-        rows += rows_of(case, sizes, measure(case, plan, _say))
+        rows += rows_of(case, sizes, plan.workers, measure(case, plan, _say))
         if options.json is not None:  # what is measured is kept if the rest fails
             options.json.write_text(document(report_of(rows, plan.names, asdict(plan))) + "\n")
     print(table(rows, plan.names, markdown=options.markdown))

@@ -69,10 +69,10 @@ class Sizes:
     writes: int = 200_000
     growth: tuple[int, ...] = (1_000, 10_000, 100_000, 1_000_000)
 
-    def put_in(self, words: str) -> str:
-        """Return the words with the sizes in their places."""
+    def put_in(self, words: str, workers: int) -> str:
+        """Return the words with the sizes, and the number of workers, in their places."""
         sizes = {each.name: getattr(self, each.name) for each in fields(self)}
-        return words.format(**sizes, array=f"{self.array_items * 8 / 1e6:g} MB")
+        return words.format(**sizes, workers=workers, array=f"{self.array_items * 8 / 1e6:g} MB")
 
 
 FULL = Sizes()
@@ -117,7 +117,7 @@ class Metric:
 
 @dataclass(slots=True)
 class Setting:
-    """What a case is measured on. ``scaled`` says if it did less than asked, and was scaled up."""
+    """What a case is measured on. ``scaled`` says if it did less than asked."""
 
     contender: Contender
     workers: int
@@ -141,7 +141,13 @@ class Setting:
 
     def count(self, wanted: int) -> int:
         """Return how many tasks to do of those wanted: a slow contender does a part of them."""
-        most = self.contender.most
+        return self._part(wanted, self.contender.most)
+
+    def calls(self) -> int:
+        """Return how many calls to make one after the other."""
+        return self._part(self.sizes.calls, self.contender.calls)
+
+    def _part(self, wanted: int, most: int | None) -> int:
         if most is None or most >= wanted:
             return wanted
         self.scaled = f"{most:,} of {wanted:,}"
@@ -169,6 +175,10 @@ class Case:
     needs: str | None = None
     workers: int = 1
     only: tuple[str, ...] | None = None
+
+    def count_workers(self, wanted: int) -> int:
+        """Return how many workers it has if so many are asked for."""
+        return max(wanted, self.workers)
 
     def why_not(self) -> str | None:
         """Return why it cannot be measured here, or None."""
@@ -208,7 +218,7 @@ def _stay_on_one_core() -> None:
 
 
 def _of_calls(setting: Setting, call: Callable[[], object]) -> Numbers:
-    times = [_timed(call)[0] for _ in range(setting.sizes.calls)]
+    times = [_timed(call)[0] for _ in range(setting.calls())]
     return {"median": median(times), "p99": quantiles(times, n=100)[-1]}
 
 
@@ -620,7 +630,7 @@ def _naps() -> list[Case]:
             "scattered",
             {
                 "bound": Metric(
-                    "{short_tasks:,} x 0.1 ms and {very_long_tasks} x 200 ms, 8 workers: "
+                    "{short_tasks:,} x 0.1 ms and {very_long_tasks} x 200 ms, {workers} workers: "
                     "time / ideal",
                     unit="x",
                 ),
@@ -693,8 +703,10 @@ def _lives() -> list[Case]:
         Case(
             "rest",
             {
-                "switches": Metric("4 workers at rest for {rest_s:g} s: wake-ups", "", (_MOST(0),)),
-                "cpu": Metric("4 workers at rest: processor time", aims=(_MOST(0.001),)),
+                "switches": Metric(
+                    "{workers} workers at rest for {rest_s:g} s: wake-ups", "", (_MOST(0),)
+                ),
+                "cpu": Metric("{workers} workers at rest: processor time", aims=(_MOST(0.001),)),
             },
             _rest,
             needs="proc",

@@ -27,7 +27,7 @@ def main() -> None:
     case = CASES[order["case"]]
     setting = Setting(
         CONTENDERS[order["contender"]],
-        max(order["workers"], case.workers),
+        case.count_workers(order["workers"]),
         QUICK if order["quick"] else FULL,
     )
     told = _measured(case, setting)

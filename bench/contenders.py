@@ -114,6 +114,8 @@ class Contender:
     methods: frozenset[str] = ALL_METHODS
     most: int | None = None
     """So many tasks it does in about three seconds: of more, a part is measured and scaled up."""
+    calls: int | None = None
+    """The same for calls one after the other."""
     notes = "as it is"
     """How it is used."""
 
@@ -437,6 +439,7 @@ class Joblib(Contender):
     pool = "from joblib import Parallel, delayed"
     methods = FRESH_INTERPRETERS
     most = 30_000
+    calls = 300
     notes = (
         "a burst is one `Parallel(n_jobs)(delayed(f)(x) ...)` with its automatic batches; "
         '`batch_size=1` for chunksize 1; `return_as="generator"` for `imap`'
@@ -485,6 +488,7 @@ class Ray(Contender):
     pool = "from ray.util.multiprocessing import Pool"
     methods = FRESH_INTERPRETERS
     most = 3_000
+    calls = 1_000
     notes = (
         "its start includes a cluster on this machine, without dashboard; large data for many items "
         "by `ray.put`"
@@ -579,6 +583,7 @@ class Dask(Contender):
     pool = "from distributed import Client, LocalCluster"
     methods = FRESH_INTERPRETERS
     most = 2_000
+    calls = 300
     notes = (
         "one thread per worker, no dashboard; it has no chunks: above "
         f"{MANY:,} items the function is mapped over lists; large arguments are scattered"

@@ -119,7 +119,7 @@ def _section(report: Report, image: str) -> Iterator[str]:
     yield table(report.rows, report.names, markdown=True)
     told = remarks(report.rows)
     if told:
-        yield "\nA dash: no counterpart. A *: a part of the tasks was measured, and scaled up.\n"
+        yield "\nA dash: no counterpart. A *: a part of the tasks was done, and the total scaled up.\n"
         yield "\n".join(f"- {line}" for line in told)
 
 

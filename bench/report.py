@@ -76,13 +76,13 @@ def _divided(many: float, few: float) -> float:
     return 1.0 if many == few else math.inf
 
 
-def rows_of(case: Case, sizes: Sizes, outcomes: Mapping[str, Outcome]) -> list[Row]:
+def rows_of(case: Case, sizes: Sizes, workers: int, outcomes: Mapping[str, Outcome]) -> list[Row]:
     """Sort the rounds of a case by metric."""
     return [
         Row(
             case.name,
             name,
-            sizes.put_in(metric.words),
+            sizes.put_in(metric.words, case.count_workers(workers)),
             metric.unit,
             tuple(_plain_aim(aim) for aim in metric.aims),
             {
@@ -233,7 +233,7 @@ def remarks(rows: Sequence[Row]) -> list[str]:
                     f"{row.case}, {name}: {'has no counterpart' if word == '–' else word}: {reason}"
                 ] = None
         for name, part in row.scaled.items():
-            found[f"{row.case}, {name}: * did {part}, scaled up"] = None
+            found[f"{row.case}, {name}: * did {part}"] = None
     return list(found)
 
 

@@ -40,7 +40,7 @@ CASE = Case(
 
 def rows(**outcomes: Outcome):
     """Sort outcomes by metric."""
-    return rows_of(CASE, FULL, outcomes)
+    return rows_of(CASE, FULL, 2, outcomes)
 
 
 def outcome(*totals: float, held: float = 50.0, **more):
@@ -99,7 +99,7 @@ def test_what_was_scaled_is_marked():
     """A star tells that a part was measured."""
     made = rows(stock=outcome(1.0), dask=outcome(9.0, scaled="2 of 4"))
     assert "9 s*" in table(made, ["stock", "dask"])
-    assert remarks(made) == ["burst, dask: * did 2 of 4, scaled up"]
+    assert remarks(made) == ["burst, dask: * did 2 of 4"]
 
 
 def test_aims_are_judged_against_stock_by_hand_and_as_numbers():
@@ -252,7 +252,7 @@ def test_every_case_and_contender_is_whole():
         assert case.name == name
         for metric in case.metrics.values():
             for sizes in (FULL, QUICK):
-                assert not re.search(r"[{}]", sizes.put_in(metric.words))
+                assert not re.search(r"[{}]", sizes.put_in(metric.words, 2))
             assert not replace(metric, aims=()).aims
     assert all(contender.name == name for name, contender in CONTENDERS.items())
 
