@@ -344,7 +344,7 @@ def _array_with(setting: Setting) -> Numbers:
 def _durations(setting: Setting, seed: int, *groups: tuple[str, float]) -> Numbers:
     """Map naps, and compare with what their real lengths, measured alone beforehand, allow."""
     counts = {seconds: getattr(setting.sizes, count) for count, seconds in groups}
-    lasts = {seconds: median(nap_time(seconds) for _ in range(7)) for seconds in counts}
+    lasts = {seconds: _length(seconds) for seconds in counts}
     naps = schedules.shuffled(seed, *((count, seconds) for seconds, count in counts.items()))
     real = [lasts[seconds] for seconds in naps]
     pool = setting.ready_pool()
@@ -645,6 +645,11 @@ def _naps() -> list[Case]:
             workers=8,
         ),
     ]
+
+
+def _length(seconds: float) -> float:
+    """Return how long a nap really lasts: the shorter, the more it differs."""
+    return median(nap_time(seconds) for _ in range(30 if seconds < 0.01 else 3))
 
 
 def _durations_of_heavy(setting: Setting) -> Numbers:
