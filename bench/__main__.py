@@ -10,8 +10,9 @@ from dataclasses import asdict
 from fnmatch import fnmatch
 from pathlib import Path
 
-from bench.cases import CASES, FULL, QUICK, Case
+from bench.cases import CASES, Case
 from bench.contenders import BARE, BASELINE, CONTENDERS, DEFAULT, OURS
+from bench.measures import FULL, QUICK
 from bench.report import Row, document, machine, remarks, report_of, rows_of, table
 from bench.run import Plan, measure
 

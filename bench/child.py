@@ -14,8 +14,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bench.cases import CASES, FULL, QUICK, Case, Setting
+from bench.cases import CASES, Case
 from bench.contenders import BARE, CONTENDERS, NoCounterpart
+from bench.measures import FULL, QUICK, Setting
 
 LEAVE_S = 5.0
 """So long a pool may take to end when its numbers are told; whoever watches kills the rest."""

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 from bench.contenders import BARE, BASELINE, CONTENDERS, OURS
 
 if TYPE_CHECKING:
-    from bench.cases import Aim, Case, Sizes
+    from bench.cases import Aim, Case
+    from bench.measures import Sizes
     from bench.run import Outcome
 
 SCHEMA = 2

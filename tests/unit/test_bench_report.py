@@ -13,8 +13,9 @@ from xml.etree import ElementTree
 import pytest
 from bench import page, plot, price, schedules
 from bench.__main__ import main
-from bench.cases import CASES, FULL, QUICK, Aim, Case, Metric
+from bench.cases import CASES, Aim, Case, Metric
 from bench.contenders import BARE, CONTENDERS, chunk_of
+from bench.measures import FULL, QUICK
 from bench.report import (
     Report,
     amount,
