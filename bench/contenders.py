@@ -116,6 +116,8 @@ class Contender:
     """So many tasks it does in about three seconds: of more, a part is measured and scaled up."""
     calls: int | None = None
     """The same for calls one after the other."""
+    copies: int | None = None
+    """So many times it copies an array for ``array-with``, one time for each item, in some seconds."""
     notes = "as it is"
     """How it is used."""
 
@@ -205,6 +207,7 @@ class StandardExecutor(Contender):
     module = "concurrent.futures"
     pool = "from concurrent.futures import ProcessPoolExecutor"
     most = 50_000
+    copies = 16
     notes = (
         "`submit(f, x).result()` for `apply`, `as_completed` for `imap_unordered`; its default "
         f"chunks are single items, above {MANY:,} items it gets four chunks per worker, as its "
@@ -244,6 +247,7 @@ class Loky(Contender):
     pool = "from loky import get_reusable_executor"
     methods = FRESH_INTERPRETERS
     most = 30_000
+    copies = 16
     notes = "as PPE; it is asked for anew after a death, which replaces all its workers"
 
     def make(self, workers: int, method: str) -> Handle:
@@ -355,6 +359,7 @@ class Pebble(Contender):
     title = "pebble.ProcessPool"
     pool = "from pebble import ProcessPool"
     most = 40_000
+    copies = 16
     notes = "`schedule`, and the rest as PPE"
 
     def make(self, workers: int, method: str) -> Handle:
@@ -371,6 +376,7 @@ class Billiard(Contender):
     title = "billiard.pool.Pool"
     pool = "from billiard.pool import Pool"
     most = 60_000
+    copies = 16
 
     def make(self, workers: int, method: str) -> Handle:
         import billiard
@@ -441,7 +447,8 @@ class Joblib(Contender):
     most = 30_000
     calls = 300
     notes = (
-        "a burst is one `Parallel(n_jobs)(delayed(f)(x) ...)` with its automatic batches; "
+        "it has no calls in the background: a burst is one `Parallel(n_jobs)(delayed(f)(x) ...)`, which "
+        "cuts the calls into chunks itself and returns all results at once; "
         '`batch_size=1` for chunksize 1; `return_as="generator"` for `imap`'
     )
 

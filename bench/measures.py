@@ -129,6 +129,10 @@ class Setting:
         """Return how many calls to make one after the other."""
         return self._part(self.sizes.calls, self.contender.calls)
 
+    def copies(self) -> int:
+        """Return for how many items an array is to be there."""
+        return self._part(self.sizes.array_tasks, self.contender.copies)
+
     def _part(self, wanted: int, most: int | None) -> int:
         if most is None or most >= wanted:
             return wanted
@@ -288,11 +292,11 @@ def array_with(setting: Setting) -> Numbers:
     """Time a map of a function that holds an array."""
     array = give_array(setting.sizes.array_items)
     pool = setting.ready_pool()
-    numbers = range(setting.sizes.array_tasks)
+    wanted, numbers = setting.sizes.array_tasks, range(setting.copies())
     took, values = _timed(lambda: pool.map_with(read_array_for, array, numbers))
     base = read_array(array)
     _expect(values, [base + number for number in numbers])
-    return {"total": took}
+    return {"total": took * wanted / len(numbers)}
 
 
 # Durations ------------------------------------------------------------------------------------------
@@ -340,8 +344,11 @@ def scattered(setting: Setting) -> Numbers:
 def memory(setting: Setting) -> Numbers:
     """Weigh this process before and after tasks are queued, all workers being occupied."""
     pool = setting.ready_pool()
-    count = setting.count(setting.sizes.queued)
-    setting.scaled = None  # it is per task
+    # It is per task. Who makes few calls in a row has a thread or more for each that waits.
+    count = min(
+        setting.count(setting.sizes.queued), setting.contender.calls or setting.sizes.queued
+    )
+    setting.scaled = None
     with tempfile.TemporaryDirectory() as folder:
         _hold(pool, folder, setting.workers)
         gc.collect()

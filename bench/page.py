@@ -88,7 +88,7 @@ def page(reports: Sequence[tuple[Path, Report]], pictures: Sequence[str], by_han
         if report is first:
             parts += [
                 "\n## Where we lose\n",
-                "\n".join(losses([each for _, each in reports])),
+                losses([each for _, each in reports]),
                 f"\n{by_hand.strip()}\n",
                 "\n## What we aim at\n",
                 aims(first.rows),
@@ -109,11 +109,15 @@ def _command(file: Path, report: Report) -> str:
     return " ".join([*words, f"--json {file}"])
 
 
+def _title(report: Report) -> str:
+    others = set(report.names) - {BASELINE, OURS, BARE}
+    beside = "Beside other libraries" if others else "Beside the standard library's pool"
+    return f"{beside}, {report.options['workers']} workers"
+
+
 def _section(report: Report, image: str) -> Iterator[str]:
-    workers = report.options["workers"]
-    others = [name for name in report.names if name not in (BASELINE, OURS, BARE)]
-    title = "Beside other libraries" if others else "Beside the standard library's pool"
-    yield f"\n## {title}, {workers} workers\n"
+    title = _title(report)
+    yield f"\n## {title}\n"
     yield _where(report) + "\n"
     yield f"![{title}: ratios to the standard library's pool]({image})\n"
     yield table(report.rows, report.names, markdown=True)
@@ -138,23 +142,24 @@ def _where(report: Report) -> str:
     )
 
 
-def losses(reports: Sequence[Report]) -> list[str]:
-    """List where ours is worse than another pool, by the medians."""
-    found = [line for report in reports for row in report.rows for line in _loss(row, report)]
-    return found or ["In no row of this page."]
+def losses(reports: Sequence[Report]) -> str:
+    """List, for each run, where ours is worse than another pool, by the medians."""
+    parts = []
+    for report in reports:
+        found = [line for row in report.rows for line in _loss(row)] or ["In no row."]
+        parts.append("\n".join([f"{_title(report)}:\n", *found]))
+    return "\n\n".join(parts)
 
 
-def _loss(row: Row, report: Report) -> Iterator[str]:
+def _loss(row: Row) -> Iterator[str]:
     best = row.fastest_other()
     ratio = None if best is None else row.ratio(OURS, best)
     if best is None or ratio is None or ratio >= 1:
         return
-    ratios = row.ratios(OURS, best)
-    unclear = ", within the noise" if max(ratios) >= 1 else ""
+    unclear = ", within the noise" if max(row.ratios(OURS, best)) >= 1 else ""
     yield (
-        f"- {row.words} ({report.options['workers']} workers): {best} "
-        f"{amount(row.median(best), row.unit)}, {OURS} {amount(row.median(OURS), row.unit)} "
-        f"({times(ratio)}{unclear})"
+        f"- {row.words}: {best} {amount(row.median(best), row.unit)}, "
+        f"{OURS} {amount(row.median(OURS), row.unit)} ({times(ratio)}{unclear})"
     )
 
 
