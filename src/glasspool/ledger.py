@@ -242,7 +242,7 @@ class Ledger:
         waiting, tasks, seq = self.waiting, held.tasks, held.next_seq
         call, kind = waiting[0].call, waiting[0].kind
         row: list[Task] = []
-        for _ in range(min(most, len(waiting))):
+        while waiting and len(row) < most:
             task = waiting[0]
             if task.state == WAITING:
                 if task.call != call or task.kind != kind or task.policy is not None:

@@ -5,8 +5,11 @@ all of them as one message. So short tasks share a wake-up of the parent, and ye
 finished is lost with the worker: after its death the parent reads what had not been sent (and what
 had been sent is known already and ignored).
 
-Layout of an outbox: one 64-bit word, the number of bytes in it, then at 64 the replies (``wire``), one
-after the other. The word is written last.
+Layout of an outbox: two 64-bit words, the number of bytes in it and how often it has been emptied, then
+at 64 the replies (``wire``), one after the other. The first word is written last; when the outbox is
+emptied it is set to zero, then the second one is raised, and only then are replies overwritten. So
+whoever reads the second word before and after, and finds it unchanged, has read whole replies, also
+while the worker lives.
 """
 
 from __future__ import annotations
@@ -26,6 +29,7 @@ UNREAD_SEGMENTS = 8
 descriptors in messages than a process may have open, and refuses the next one (``ETOOMANYREFS``)."""
 
 _DATA_AT = 64
+_EMPTIED = 1
 CAPACITY = OUTBOX_BYTES - _DATA_AT
 
 
@@ -49,10 +53,12 @@ class Outboxes(RecordFile):
         self.words[record * OUTBOX_BYTES // 8] = 0
 
     def read(self, record: int) -> bytes:
-        """Return the replies that lie in an outbox."""
+        """Return the replies that lie in an outbox; none if it was emptied in this moment."""
         start = record * OUTBOX_BYTES
+        emptied = self.words[start // 8 + _EMPTIED]
         used = min(self.words[start // 8], CAPACITY)
-        return bytes(self.view[start + _DATA_AT : start + _DATA_AT + used])
+        replies = bytes(self.view[start + _DATA_AT : start + _DATA_AT + used])
+        return replies if self.words[start // 8 + _EMPTIED] == emptied else b""
 
     def close(self) -> None:
         """Unmap the memory and close the descriptor. Safe to call twice."""
@@ -143,3 +149,4 @@ class Outbox:
             channel.send(self._end, self._view[: self.used])
             self.used = self._others = 0
             self._words[self._word] = 0
+            self._words[self._word + _EMPTIED] += 1
