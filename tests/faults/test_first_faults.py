@@ -151,7 +151,7 @@ def test_a_death_that_is_told_before_the_caller_has_told(make_forked: MakePool) 
     def bury_between() -> None:
         began.set()
         wait_until(
-            lambda: worker.exitcode is not None and not collector.lender.leases,
+            lambda: worker.exitcode is not None and not collector.lender.is_lending,
             "the worker is gone, and its caller has seen it",
         )
         collector.bury(worker)

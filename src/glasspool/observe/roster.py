@@ -75,7 +75,7 @@ def describe(engine: LocalEngine, *, stacks: bool = False, alone: bool = True) -
         alone: The picture is of this pool only, so the helper threads of other pools are just that.
     """
     workers = sorted(engine.handler.workers.copy().values(), key=lambda w: (w.slot, w.generation))
-    told = _ask_for_stacks(workers) if stacks else {}
+    told = _ask_for_stacks(engine, workers) if stacks else {}
     taken = threads.python_stacks()
     classify = _Classifier(engine, alone)
     parent = stock.parent_process(threads.parent_threads(classify, stacks=stacks, taken=taken))
@@ -408,7 +408,7 @@ class _Answer:
 _NO_SIGNAL = "this platform has no signal to ask with"
 
 
-def _ask_for_stacks(workers: Sequence[Worker]) -> dict[int, _Answer]:
+def _ask_for_stacks(engine: LocalEngine, workers: Sequence[Worker]) -> dict[int, _Answer]:
     """Ask all workers at once, and wait for the answers; the silent ones are read from outside."""
     number = kernel.stacks_signal()
     found: dict[int, _Answer] = {}
@@ -425,6 +425,7 @@ def _ask_for_stacks(workers: Sequence[Worker]) -> dict[int, _Answer]:
         asked.append((worker, _taker(worker, found, complete, len(workers))))
     for worker, take in asked:
         worker.stack_takers.append(take)
+    engine.collector.mailbox.put(engine.collector.lender.listen)
     for _ in range(ASK_TIMES):
         # A signal that comes just before a system call does not cut it short, so that even an idle
         # worker may be silent; it is asked again.

@@ -14,6 +14,7 @@ import os
 import select
 import socket
 import struct
+import time
 
 from glasspool.engines.local.wire import MESSAGE_BYTES
 
@@ -87,7 +88,7 @@ def wait_until_read(end: socket.socket) -> None:
         end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, size // 2)  # the kernel doubles it
 
 
-_MARK = b"\xff\xff"  # no message begins like that
+_MARK = 0xFF  # no message begins with that byte: it is the lower one of a kind
 
 
 class Receiver:
@@ -101,11 +102,11 @@ class Receiver:
 
     def mark(self) -> None:
         """Mark the buffer, so that ``head`` knows whether a message has come since."""
-        self._buffer[:2] = _MARK
+        self._buffer[0] = _MARK
 
     def head(self, size: int) -> bytes | None:
         """Return the first bytes of the message that came since ``mark``; None if none did."""
-        if self._buffer[:2] == _MARK:
+        if self._buffer[0] == _MARK:
             return None
         return bytes(self._view[:size])
 
@@ -130,6 +131,20 @@ class Receiver:
             if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
                 fds.frombytes(content[: len(content) - len(content) % _FD_BYTES])
         return message, fds.tolist()
+
+    def try_until(self, end: socket.socket, until_ns: int) -> tuple[bytes, list[int]] | None:
+        """Receive one message as ``receive`` does, without sleeping; None if it does not come in time.
+
+        ``until_ns``: by the monotonic clock; there is one try in any case. Other threads run meanwhile:
+        each try lets the interpreter's lock go. It does not yield the processor, see
+        ``docs/internals/waiting.md``.
+        """
+        while True:
+            try:
+                return self.receive(end, DONTWAIT)
+            except BlockingIOError:
+                if time.monotonic_ns() > until_ns:
+                    return None
 
 
 def wait_to_read(end: socket.socket) -> None:

@@ -820,8 +820,7 @@ class Collector:
         if worker.dead:
             self.bury(worker)
         else:
-            with contextlib.suppress(OSError):
-                self._poll.modify(worker.fd, select.EPOLLIN)
+            self.lender.arm(worker)
 
     def lease_ended(self, worker: Worker) -> None:
         """Look after a worker that a caller has given back (an item)."""
@@ -861,9 +860,8 @@ class Collector:
         elif worker.dead:
             self.bury(worker)
         else:
-            with contextlib.suppress(OSError):
-                self._poll.modify(worker.fd, select.EPOLLIN)
             worker.mine = True
+            self.lender.arm(worker)
             if worker.held is not None:
                 worker.answered = worker.held.next_seq
             if worker.serves:
@@ -947,7 +945,7 @@ class Collector:
             self.settle_here(task, TaskCancelled(_DRAINED), CANCELLED)
 
     def _is_finished(self) -> bool:
-        return not (self.ledger.open or self.feeds or self.mailbox.items or self.lender.leases)
+        return not (self.ledger.open or self.feeds or self.mailbox.items or self.lender.is_lending)
 
     def terminate(self, error: BaseException) -> None:
         """End everything that has not ended, with an error, and stop the workers (an item)."""

@@ -29,6 +29,7 @@ import marshal
 import select
 import socket
 import threading
+import time
 import weakref
 from collections import deque
 from typing import TYPE_CHECKING, Any
@@ -36,28 +37,46 @@ from typing import TYPE_CHECKING, Any
 from glasspool.engines.local import channel, wire
 from glasspool.engines.local.outcome import arrived, settle
 from glasspool.engines.local.payload import Parcel
+from glasspool.engines.local.waiting import ASLEEP, BOTH, TRY_NS, Trying
+from glasspool.processors import usable_processors
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from glasspool.engines.local.collector import Collector
     from glasspool.engines.local.workers import Worker
     from glasspool.ledger import Task
 
+_Reply = tuple[int, bytes, list[int], int, int]
+"""What a worker answered: kind, body, descriptors, begun_ns, ended_ns."""
+
 
 class Lease:
-    """The right to use one worker; it ends with the caller's frame at the latest."""
+    """The right to use one worker; it ends with the caller's frame at the latest.
+
+    Used for one call after the other, as it costs as much as a message to make one. Nobody holds it but
+    the frame of the call that uses it, or the lender's row of free ones.
+    """
 
     __slots__ = ("__weakref__", "box", "got", "ident", "is_sent", "receiver")
 
     def __init__(self) -> None:
         self.box: list[Worker] = []
-        self.ident: int = threading.get_ident()
+        self.ident: int = 0
         self.is_sent: bool = False  # the task is with the worker for certain
         self.got: tuple[bytes, list[int]] | None = None  # a message that has not been worked off
-        self.receiver: channel.Receiver | None = None
+        self.receiver: channel.Receiver = channel.Receiver()
+
+    def begin(self) -> None:
+        """Forget the call before; the box is still empty."""
+        self.ident = threading.get_ident()
+        self.is_sent = False
+        self.got = None
+        self.receiver.mark()
 
     def unread(self) -> tuple[bytes, list[int]] | None:
         """Return the message that was received and not worked off, when a signal handler came."""
-        if self.got is not None or self.receiver is None:
+        if self.got is not None:
             return self.got
         head = self.receiver.head(wire.REPLY.size)
         if head is None:
@@ -80,7 +99,9 @@ class Lender:
         self._collector = collector
         self._lends = lends
         self._poll = poll
-        self._receivers: deque[channel.Receiver] = deque()
+        self._free: list[Lease] = []
+        self._first_idle: Iterator[Worker] = iter(self.idle.popleft, _NEVER)
+        self._trying = Trying(usable_processors)
 
     def call(self, task: Task) -> bool:
         """Run a task in the calling thread's name, and settle it; False if no worker is idle.
@@ -88,64 +109,85 @@ class Lender:
         Blocks until the task has ended (or the collector has adopted it).
         """
         collector = self._collector
-        policy = task.policy
-        if policy is not None and (policy.timeout_s is not None or policy.retry_on):
-            return False  # the collector watches the time, and looks at errors
         if not self.idle or not self._lends or collector.ledger.waiting or collector.mailbox.items:
             return False
-        if isinstance(task.payload, Parcel):
-            try:
-                task.payload.open()
-            except OSError:  # no room for it now: the collector knows what to do
-                return False
-        lease = Lease()
-        # The dict has the only reference to the weak reference: taken out, it tells nobody any more.
-        self.leases[weakref.ref(lease, collector.mailbox.items.append)] = lease.box
+        if not _may_be_lent(task):
+            return False
         try:
-            move_one(self.idle.popleft, lease.box.extend)
-            worker = lease.box[0]
+            lease = self._free.pop()
         except IndexError:
-            self._end(lease)
+            lease = self._new_lease()
+        lease.begin()
+        try:
+            lease.box.extend(itertools.islice(self._first_idle, 1))  # in one call into C
+            worker = lease.box[0]
+        except IndexError:  # another was faster, or a signal handler handed it back
+            self._free.append(lease)
             return False
         if not worker.serves:  # it has been dismissed: the collector waits for it
-            with contextlib.suppress(IndexError):  # handed back at this moment
-                move_one(lease.box.pop, self.idle.extend)
-            self._end(lease)
+            self._give_back(lease)
+            self._free.append(lease)
             collector.mailbox.put(lambda: collector.lease_ended(worker))
             return False
         if not collector.stall.watching:
             collector.stall.begin()
         try:
-            reply = self._converse(worker, task, lease)
+            kind, body, fds, begun, ended = self._converse(worker, task, lease)
         except _HandedBack:
-            return False
-        except (OSError, ValueError) as error:  # gone, stopped, handed back, or the pool has ended:
-            # the collector finds out what becomes of the task
-            if lease.box:
-                worker.handed_back = True  # first: between the box and the adoption nobody has it
-            collector.mailbox.put(lambda: collector.adopt(worker, task))
-            if isinstance(error, OSError) and error.errno == errno.ETOOMANYREFS:
-                collector.mailbox.put(lambda: collector.give_up(worker))  # it waits for nothing now
-            lease.box.clear()
             self._end(lease)
+            return False
+        except (OSError, ValueError) as error:
+            self._give_up(worker, task, lease, error)
             return True
         if not lease.box:
+            self._end(lease)
             return True  # handed back with the task, which the collector has settled
         # No signal handler comes between the look and this: there is no call in between.
         worker.direct = None
         worker.answered += 1
-        with contextlib.suppress(OSError, ValueError):  # its end has been seen meanwhile
-            self._poll.modify(worker.fd, select.EPOLLIN)
-        with contextlib.suppress(IndexError):  # handed back at this moment
-            move_one(lease.box.pop, self.idle.extend)
-        self._end(lease)
-        self._settle(task, worker, *reply)
+        self._give_back(lease)
+        self._free.append(lease)
+        value: Any = body
+        if kind == wire.OK_PLAIN:
+            value = marshal.loads(body)
+        elif kind in wire.SEGMENTS:
+            kind, value = arrived(kind, body, fds)
+        self._settle(task, worker, kind, value, begun, ended)
         if worker.dead or not worker.serves or collector.ledger.waiting or collector.closing:
             collector.mailbox.put(lambda: collector.lease_ended(worker))
+        if worker.stack_takers:
+            collector.mailbox.put(self.listen)
         return True
+
+    def _new_lease(self) -> Lease:
+        lease = Lease()
+        # The dict has the only reference to the weak reference: taken out, it tells nobody any more.
+        self.leases[weakref.ref(lease, self._collector.mailbox.items.append)] = lease.box
+        return lease
 
     def _end(self, lease: Lease) -> None:
         self.leases.pop(next(iter(weakref.getweakrefs(lease)), None), None)  # type: ignore[arg-type]
+
+    def _give_back(self, lease: Lease) -> None:
+        """Put the worker of a lease in front of the idle ones: it is awake, and knows the callable."""
+        try:
+            self.idle.extendleft(itertools.islice(iter(lease.box.pop, _NEVER), 1))
+        except IndexError:  # handed back at this moment
+            return
+
+    def _give_up(self, worker: Worker, task: Task, lease: Lease, error: Exception) -> None:
+        """Leave a task to the collector, who finds out what becomes of it.
+
+        The worker is gone, or stopped, or was handed back, or the pool has ended.
+        """
+        collector = self._collector
+        if lease.box:
+            worker.handed_back = True  # first: between the box and the adoption nobody has it
+        collector.mailbox.put(lambda: collector.adopt(worker, task))
+        if isinstance(error, OSError) and error.errno == errno.ETOOMANYREFS:
+            collector.mailbox.put(lambda: collector.give_up(worker))  # it waits for nothing now
+        lease.box.clear()
+        self._end(lease)
 
     def hand_back(self) -> None:
         """Give up what this very thread was lent: it is about to wait, in a signal handler.
@@ -157,21 +199,18 @@ class Lender:
         me = threading.get_ident()
         for reference in list(self.leases):
             lease = reference()
-            if lease is None or lease.ident != me:
-                continue
-            with contextlib.suppress(IndexError):  # it has none yet, or none any more
-                worker = lease.box[0]
-                worker.handed_back = True
-                del lease.box[:]
-                worker.end = socket.socket(fileno=worker.end.detach())
-                # A task that is not known to be sent, and that the worker does not know, is sent anew.
-                put, resend = self._collector.mailbox.put, not lease.is_sent
-                got = lease.unread() if worker.direct is not None else None
-                put(functools.partial(self._collector.reclaim, worker, resend, got))
-            self.leases.pop(reference, None)
-            self._collector.mailbox.put(self._collector.look)  # it may have been the last thing
+            if lease is None or lease.ident != me or not lease.box:
+                continue  # another's, or it has none yet, or none any more
+            worker = lease.box[0]
+            worker.handed_back = True
+            del lease.box[:]
+            worker.end = socket.socket(fileno=worker.end.detach())
+            # A task that is not known to be sent, and that the worker does not know, is sent anew.
+            put, resend = self._collector.mailbox.put, not lease.is_sent
+            got = lease.unread() if worker.direct is not None else None
+            put(functools.partial(self._collector.reclaim, worker, resend, got))
 
-    def _converse(self, worker: Worker, task: Task, lease: Lease) -> tuple[int, Any, int, int]:
+    def _converse(self, worker: Worker, task: Task, lease: Lease) -> _Reply:
         held, end, body = worker.held, worker.end, task.payload
         if held is None:
             raise OSError("the worker has not joined")
@@ -181,39 +220,52 @@ class Lender:
         seq = task.seq = held.next_seq
         worker.direct = task
         held.next_seq += 1
-        self._poll.modify(worker.fd, 0)
-        parts: list[bytes] = []
+        if worker.armed:
+            worker.armed = False  # first: a handler comes after the call at the earliest
+            self._poll.modify(worker.fd, 0)
+        flags = task.kind
+        now_ns = time.monotonic_ns()
+        busy = len(self._collector.workers) - len(self.idle) + len(self.leases) - len(self._free)
+        who = self._trying.who(now_ns - worker.told_ns, busy)
+        if who == BOTH:
+            flags |= wire.STAY
+        fd, definition = None, b""
         if task.call and task.call not in worker.known:
-            definition, fd = self._collector.define(task.call)
-            if fd is None and len(definition) + task.weight < wire.INLINE_BYTES:
-                parts.append(definition)
-            else:
-                channel.send(end, definition, fd)
-            worker.known.add(task.call)
-        fd = None
+            definition = self._definition(end, task)
         if task.kind & wire.PLAIN:
             body = marshal.dumps(body)
         elif isinstance(body, Parcel):
             fd, body = body.fd, body.head
-        head = wire.REQUEST.pack(wire.TASK, task.kind, task.call, task.id, seq, len(body))
-        parts += (head, body)
-        channel.send(end, b"".join(parts), fd)
+        head = wire.REQUEST.pack(wire.TASK, flags, task.call, task.id, seq, len(body))
+        channel.send(end, definition + head + body if definition else head + body, fd)
         lease.is_sent = True
-        return self._await_reply(worker, task, end, lease)
+        if task.call:
+            worker.known.add(task.call)  # now: it is sent again if a signal handler came before
+        return self._await_reply(worker, task, end, lease, now_ns, who != ASLEEP)
+
+    def _definition(self, end: socket.socket, task: Task) -> bytes:
+        """Return what tells a worker of a task's callable; if that is long, send it ahead."""
+        definition, fd = self._collector.define(task.call)
+        if fd is None and len(definition) + task.weight < wire.INLINE_BYTES:
+            return definition
+        channel.send(end, definition, fd)
+        return b""
 
     def _await_reply(
-        self, worker: Worker, task: Task, end: socket.socket, lease: Lease
-    ) -> tuple[int, Any, int, int]:
-        try:
-            receiver = self._receivers.pop()
-        except IndexError:
-            receiver = channel.Receiver()
+        self,
+        worker: Worker,
+        task: Task,
+        end: socket.socket,
+        lease: Lease,
+        since_ns: int,
+        tries: bool,
+    ) -> _Reply:
+        receiver = lease.receiver
         while True:
-            # Woken by the result; at the death of the worker the collector ends the stream.
-            receiver.mark()
-            lease.receiver = receiver
+            got = receiver.try_until(end, since_ns + TRY_NS) if tries else None
             try:
-                message, fds = lease.got = receiver.receive(end)
+                # Woken by the result; at the death of the worker the collector ends the stream.
+                message, fds = lease.got = got or receiver.receive(end)
             except BlockingIOError:
                 if not self._collector.has_begun(worker, task):
                     raise  # the worker has been stopped: the collector finds another one
@@ -222,22 +274,23 @@ class Lender:
             if not message:
                 raise ConnectionResetError("the worker's channel has ended")
             kind, _lane, length, task_id, begun, ended = wire.REPLY.unpack_from(message)
-            body: Any = message[wire.REPLY.size : wire.REPLY.size + length]
-            if kind < wire.SKIPPED and task_id != task.id:
-                # Never take another task's value, whatever went wrong: the collector sorts it out.
-                stray = functools.partial(self._collector.take_stray, worker, message, fds)
-                self._collector.mailbox.put(stray)
-                raise OSError("the channel held a reply to somebody else")
+            body = message[wire.REPLY.size : wire.REPLY.size + length]
             if kind < wire.SKIPPED:
-                lease.receiver = None
-                self._receivers.append(receiver)
-                if kind == wire.OK_PLAIN:
-                    body = marshal.loads(body)
-                elif kind in wire.SEGMENTS:
-                    kind, body = arrived(kind, body, fds)
-                return kind, body, begun, ended
-            lease.got = None
+                break
             self._collector.hear_word(worker, kind, task_id, body, begun, ended)
+            receiver.mark()
+            lease.got = None
+        if task_id != task.id:
+            # Never take another task's value, whatever went wrong: the collector sorts it out.
+            stray = functools.partial(self._collector.take_stray, worker, message, fds)
+            self._collector.mailbox.put(stray)
+            raise OSError("the channel held a reply to somebody else")
+        now_ns = worker.told_ns = time.monotonic_ns()
+        if tries:
+            self._trying.tried(ended - begun, got is not None)
+        else:
+            self._trying.slept(now_ns - since_ns, ended - begun)
+        return kind, body, fds, begun, ended
 
     def _settle(
         self, task: Task, worker: Worker, kind: int, body: Any, begun: int, ended: int
@@ -247,6 +300,8 @@ class Lender:
         else:
             self.failed += 1
         settle(task, kind, body, worker, begun, ended)
+
+    # The collector's ------------------------------------------------------------------------------
 
     def offer(self, worker: Worker) -> None:
         """Put a worker to the idle ones (collector)."""
@@ -260,6 +315,7 @@ class Lender:
         except IndexError:  # none, or a caller was faster
             return None
         worker.mine = True
+        self.arm(worker)
         return worker
 
     def take(self, worker: Worker) -> bool:
@@ -269,7 +325,34 @@ class Lender:
         except ValueError:
             return False
         worker.mine = True
+        self.arm(worker)
         return True
+
+    def arm(self, worker: Worker) -> None:
+        """Have the poll tell of the messages of a worker that is ours (collector).
+
+        Callers leave it unarmed when they give it back: an idle worker says nothing unasked, and its
+        end is told all the same.
+        """
+        if not worker.armed:
+            worker.armed = True
+            with contextlib.suppress(OSError, ValueError):  # its end has been seen
+                self._poll.modify(worker.fd, select.EPOLLIN)
+
+    def listen(self) -> None:
+        """Have the poll tell what idle workers say that are asked for their stacks (an item).
+
+        Whoever asks puts himself among the worker's takers, and then this into the mailbox; a caller
+        gives the worker back, and then looks whether there are takers. So one of us finds it.
+        """
+        for worker in list(self.idle):
+            if worker.stack_takers and not worker.armed and self.take(worker):
+                self._collector.make_hungry(worker)
+
+    @property
+    def is_lending(self) -> bool:
+        """Whether any caller has a worker (any thread)."""
+        return any(list(self.leases.values()))
 
     def is_lent(self, worker: Worker) -> bool:
         """Tell whether a caller has the worker."""
@@ -280,9 +363,17 @@ class _HandedBack(Exception):
     """The worker was handed back before the task was given to it."""
 
 
-def move_one(take: Any, put_all: Any) -> None:
-    """Move one item in one call into C; IndexError if there is none to take."""
-    put_all(itertools.islice(iter(take, _NEVER), 1))
+def _may_be_lent(task: Task) -> bool:
+    """Tell whether a task needs nothing that only the collector does; its segment is open then."""
+    policy = task.policy
+    if policy is not None and (policy.timeout_s is not None or policy.retry_on):
+        return False  # the collector watches the time, and looks at errors
+    if isinstance(task.payload, Parcel):
+        try:
+            task.payload.open()
+        except OSError:  # no room for it now: the collector knows what to do
+            return False
+    return True
 
 
 _NEVER = object()

@@ -483,7 +483,7 @@ class LocalEngine:
         return bool(
             collector.ledger.open
             or any(not job.waits_for_reader for job in list(collector.feeds.values()))
-            or collector.lender.leases
+            or collector.lender.is_lending
             or self.calling_back is not None
         )
 

@@ -55,6 +55,7 @@ SEGMENT: Final = 1 << 6  # the body describes a segment of shared memory that co
 PLAIN: Final = 1 << 8  # the body was made by marshal
 ALONE: Final = 0b010 | KEYWORDS | INLINE | SEGMENT
 """A task with one of these (the first one is in CHUNK and STARCHUNK) does not travel in a row."""
+STAY: Final = 1 << 15  # another task is likely to follow at once: wait for it by trying
 
 # Flags of a CALLABLE.
 BY_REFERENCE: Final = 1 << 7  # found by its name: may be kept as an object between tasks
@@ -85,3 +86,8 @@ WITH_SEGMENT: Final = {OK: OK_SEGMENT, ERROR: ERROR_SEGMENT, EXIT: EXIT_SEGMENT}
 
 INLINE_BYTES: Final = 128 * 1024
 """A longer body travels in a segment of shared memory."""
+
+
+def asks_to_stay(message: bytes) -> bool:
+    """Tell whether the first request of a message has the flag ``STAY``: the top bit of its flags."""
+    return message[3] >= 0x80

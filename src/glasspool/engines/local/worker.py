@@ -34,6 +34,7 @@ from glasspool.engines.local import channel, kernel, memory, payload, plain, rec
 from glasspool.engines.local import scoreboard as sb
 from glasspool.engines.local.blackbox import BlackBoxes
 from glasspool.engines.local.outbox import Outbox, Outboxes
+from glasspool.engines.local.waiting import TRY_NS
 
 FLUSH_NS = 400_000
 """A finished result waits at most about this long, or for the end of its message, to be sent."""
@@ -218,9 +219,12 @@ class Worker:
 
     def serve(self) -> bool:
         """Do what the messages say, until one says stop (True) or there will be no more (False)."""
+        receiver, end = self._receiver, self._end
+        stays = False
         while True:
             try:
-                message, fds = self._receiver.receive(self._end)
+                got = receiver.try_until(end, time.monotonic_ns() + TRY_NS) if stays else None
+                message, fds = got or receiver.receive(end)
             except OSError:
                 return False
             if not message:
@@ -228,6 +232,7 @@ class Worker:
             if not self._handle(message, fds):
                 return True
             self._flush()
+            stays = wire.asks_to_stay(message)
 
     def finalize(self, finalizer: Callable[[], object]) -> None:
         """Run the user's finalizer; what it raises is told on standard error and stops nothing."""

@@ -112,6 +112,8 @@ class Worker:
         self.dismissed = False
         # Of whoever has the worker: the collector, or the caller to whom it is lent.
         self.direct: Task | None = None
+        self.armed = True  # the collector's poll tells of its messages
+        self.told_ns = 0  # when its last direct call was answered
         # Replies that came by message: as many as tasks were sent when the worker is idle.
         self.answered = 0
         # The question that a worker is to answer, or has been asked: task id, number of tasks sent.
