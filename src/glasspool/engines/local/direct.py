@@ -58,10 +58,11 @@ class Lease:
     the frame of the call that uses it, or the lender's row of free ones.
     """
 
-    __slots__ = ("__weakref__", "box", "got", "ident", "is_sent", "receiver")
+    __slots__ = ("__weakref__", "box", "got", "ident", "is_sent", "receiver", "taken_out")
 
     def __init__(self) -> None:
         self.box: list[Worker] = []
+        self.taken_out: Iterator[Worker] = iter(self.box.pop, _NEVER)
         self.ident: int = 0
         self.is_sent: bool = False  # the task is with the worker for certain
         self.got: tuple[bytes, list[int]] | None = None  # a message that has not been worked off
@@ -111,7 +112,7 @@ class Lender:
         collector = self._collector
         if not self.idle or not self._lends or collector.ledger.waiting or collector.mailbox.items:
             return False
-        if not _may_be_lent(task):
+        if (task.policy is not None or task.kind & wire.SEGMENT) and not _may_be_lent(task):
             return False
         try:
             lease = self._free.pop()
@@ -171,7 +172,7 @@ class Lender:
     def _give_back(self, lease: Lease) -> None:
         """Put the worker of a lease in front of the idle ones: it is awake, and knows the callable."""
         try:
-            self.idle.extendleft(itertools.islice(iter(lease.box.pop, _NEVER), 1))
+            self.idle.extendleft(itertools.islice(lease.taken_out, 1))
         except IndexError:  # handed back at this moment
             return
 
@@ -223,12 +224,12 @@ class Lender:
         if worker.armed:
             worker.armed = False  # first: a handler comes after the call at the earliest
             self._poll.modify(worker.fd, 0)
-        flags = task.kind
+        flags, who = task.kind, ASLEEP
         now_ns = time.monotonic_ns()
-        busy = len(self._collector.workers) - len(self.idle) + len(self.leases) - len(self._free)
-        who = self._trying.who(now_ns - worker.told_ns, busy)
-        if who == BOTH:
-            flags |= wire.STAY
+        if self._trying.is_on:
+            who = self._trying.who(now_ns - worker.told_ns, self._busy())
+            if who == BOTH:
+                flags |= wire.STAY
         fd, definition = None, b""
         if task.call and task.call not in worker.known:
             definition = self._definition(end, task)
@@ -242,6 +243,11 @@ class Lender:
         if task.call:
             worker.known.add(task.call)  # now: it is sent again if a signal handler came before
         return self._await_reply(worker, task, end, lease, now_ns, who != ASLEEP)
+
+    def _busy(self) -> int:
+        """Return how many processors the pool's work uses: workers that are not idle, and callers."""
+        callers = len(self.leases) - len(self._free)
+        return len(self._collector.workers) - len(self.idle) + callers
 
     def _definition(self, end: socket.socket, task: Task) -> bytes:
         """Return what tells a worker of a task's callable; if that is long, send it ahead."""

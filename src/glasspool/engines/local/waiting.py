@@ -57,6 +57,11 @@ class Trying:
         self._rests_left: int = 0
         self._in_time: int = 0  # how often in a row the answer has come in time since then
 
+    @property
+    def is_on(self) -> bool:
+        """Whether trying has been found to be worth something; if not, ``who`` says so as well."""
+        return self._who != ASLEEP
+
     def who(self, pause_ns: int, busy: int) -> int:
         """Tell who waits by trying in a call that begins now.
 

@@ -461,8 +461,9 @@ class Worker:
 
     def _flush(self) -> None:
         """Send what is finished; the account first, so that whoever has the results finds it true."""
-        self._set(sb.W_DONE, self._done)
-        self._set(sb.W_BUSY_NS, self._busy_ns)
+        words, base = self._words, self._base
+        words[base + sb.W_DONE] = self._done
+        words[base + sb.W_BUSY_NS] = self._busy_ns
         self._outbox.flush()
 
     def _skip(self, seq: int, task: int, entry: int, flags: int, fds: list[int]) -> None:
