@@ -28,6 +28,12 @@ SEEN = 2
 MOST_RESTS = 256
 """After trying in vain so many calls, at most, wait asleep before it is tried again."""
 
+STAY_COSTS = 4
+"""A worker that stayed awake for nothing has spent about so many times what a short pause saves."""
+
+MOST_CREDIT = 16
+"""Short pauses are remembered as worth so many at most."""
+
 LOOK_ANEW = 8
 """From so many rests on it is looked again how many processors there are."""
 
@@ -41,7 +47,8 @@ class Trying:
     It is tried where sleeping has been seen to cost something: not so where caller and worker share a
     processor, as the one wakes while the other falls asleep. First the caller alone; when the answer has
     come in time, the two are on processors of their own, and the worker may try as well. Each time in
-    vain ends it, for twice as many calls as the last time.
+    vain ends it, for twice as many calls as the last time. A worker tries for the next call only while
+    the short pauses between calls pay for those in which it did so for nothing.
 
     Args:
         processors: Tells how many processors the process may use; asked when it matters.
@@ -56,10 +63,12 @@ class Trying:
         self._rests: int = 0  # so many calls slept after the last time in vain
         self._rests_left: int = 0
         self._in_time: int = 0  # how often in a row the answer has come in time since then
+        self._credit: int = 0  # what short pauses have saved, or would have
+        self._stays: bool = False  # a worker was asked to, in the last call
 
     @property
     def is_on(self) -> bool:
-        """Whether trying has been found to be worth something; if not, ``who`` says so as well."""
+        """Whether trying has been found to be worth something; if not, ``who`` need not be asked."""
         return self._who != ASLEEP
 
     def who(self, pause_ns: int, busy: int) -> int:
@@ -69,10 +78,19 @@ class Trying:
             pause_ns: For how long the worker has had nothing to do, since its last direct call.
             busy: How many processors this call and the rest of the pool's work use.
         """
-        if self._who == ASLEEP or not self._is_short or pause_ns > SHORT_NS:
+        stayed, self._stays = self._stays, False
+        if pause_ns > SHORT_NS:
+            if stayed:
+                self._credit -= STAY_COSTS
+            return ASLEEP
+        self._credit = min(self._credit + 1, MOST_CREDIT)
+        if self._who == ASLEEP or not self._is_short:
             return ASLEEP
         if busy > (self._known or self._look()):
             return ASLEEP
+        if self._credit < STAY_COSTS:
+            return CALLER
+        self._stays = self._who == BOTH
         return self._who
 
     def slept(self, waited_ns: int, ran_ns: int) -> None:
