@@ -6,6 +6,10 @@ own may use its channel, until he moves it back. The collector does the same to 
 one call into C, so a signal handler that raises in the caller's thread finds the worker either here or
 there, never nowhere.
 
+A worker that is given back stays out of the collector's poll (it is not *armed*) until the collector
+takes it or somebody asks it for stacks; a lease is used again for the next call. In a row of short calls
+both sides wait by trying (``waiting``). ``docs/internals/waiting.md`` says why all of that pays.
+
 What can go wrong, and who settles it:
 
 * The worker does not begin the task within ``BEGIN_LIMIT_S`` (it has been stopped): the collector adopts

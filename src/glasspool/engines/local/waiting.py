@@ -19,7 +19,7 @@ TRY_NS = 100_000
 SHORT_NS = 50_000
 """A run of short calls: so long, at most, are the tasks themselves, and the pauses between them."""
 
-COSTLY_NS = 40_000
+COSTLY_NS = 30_000
 """A call that takes so much longer than its task has waited for sleeping processors."""
 
 SEEN = 2
