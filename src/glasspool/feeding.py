@@ -18,6 +18,7 @@ from glasspool import batching
 from glasspool.batching import AHEAD_BYTES
 from glasspool.engines.local import payload, plain, wire
 from glasspool.engines.local.outcome import RAISED
+from glasspool.engines.local.recurring import Recurring
 from glasspool.engines.local.scarcity import no_thread
 from glasspool.engines.local.workers import new_thread
 from glasspool.errors import TaskExit
@@ -73,6 +74,8 @@ class Feed:
         self._group: list[Part] = []
         self._group_size = 1
         self._group_limit = GROUP if in_groups else 1
+        # Items that nobody gives at the moment cannot be others than they were.
+        self._recurring = Recurring() if in_groups else None
         self._tasks = job._tasks if isinstance(job, MapResult) else None
         self._buffersize = buffersize
         # The job, if how far it is drawn depends on its reader.
@@ -208,7 +211,7 @@ class Feed:
         else:
             items = 1 if is_single else len(value)
             try:
-                body, by_value = payload.dump_any(value)
+                body, by_value = payload.dump_any(value, self._recurring)
             except Exception as error:
                 if payload.was_interrupted(value):
                     raise

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -76,5 +75,5 @@ def undone(task: Task, known: Known | None) -> Undone:
 
 def _load(body: Any) -> Any:
     if isinstance(body, payload.Parcel):
-        return payload.load_segment(body.head, os.dup(body.fd))
+        return body.load()
     return payload.load(body)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import copyreg
 import io
-import os
 import pickle
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -130,11 +129,11 @@ class _Reader(pickle.Unpickler):
 def _unpack(packed: bytes | payload.Parcel) -> Any:
     if not isinstance(packed, payload.Parcel):
         return read(packed)
-    length, *others = payload.segment_lengths(packed.head)
+    length, *others = payload.part_lengths(packed.head)
     if length > PICKLE_BYTES:
         raise ValueError(f"the pickle is longer than {PICKLE_BYTES} bytes")
     # What travels beside the pickle is of no use for a text.
-    return read(os.pread(packed.fd, length, 0), (b"",) * len(others))
+    return read(packed.pickled(), (b"",) * len(others))
 
 
 def _call(value: Any, kind: int, item: int | None) -> str:

@@ -23,7 +23,10 @@ DONTWAIT = int(socket.MSG_DONTWAIT)
 _CLOEXEC = int(getattr(socket, "MSG_CMSG_CLOEXEC", 0))
 
 _FD_BYTES = array.array("i").itemsize
-_ANCILLARY = socket.CMSG_SPACE(4 * _FD_BYTES)
+MOST_DESCRIPTORS = 16
+"""No message carries more."""
+
+_ANCILLARY = socket.CMSG_SPACE(MOST_DESCRIPTORS * _FD_BYTES)
 
 
 def pair() -> tuple[socket.socket, socket.socket]:
@@ -38,37 +41,39 @@ def limit_waiting(end: socket.socket, seconds: float) -> None:
     end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
 
 
-def send(end: socket.socket, message: bytes | memoryview, fd: int | None = None) -> None:
+def send(end: socket.socket, message: bytes | memoryview, fds: tuple[int, ...] = ()) -> None:
     """Send one message, and wait while the channel is full (the reader wakes us, or its end).
 
     Raises:
         OSError: The other end is gone.
     """
-    if fd is None:
-        end.send(message)
+    if fds:
+        _send_with(end, message, fds, 0)
     else:
-        _send_with(end, message, fd, 0)
+        end.send(message)
 
 
-def try_send(end: socket.socket, message: bytes, fd: int | None = None) -> bool:
+def try_send(end: socket.socket, message: bytes, fds: tuple[int, ...] = ()) -> bool:
     """Send one message if there is room for it now; tell whether it was sent.
 
     Raises:
         OSError: The other end is gone.
     """
     try:
-        if fd is None:
-            end.send(message, DONTWAIT)
+        if fds:
+            _send_with(end, message, fds, DONTWAIT)
         else:
-            _send_with(end, message, fd, DONTWAIT)
+            end.send(message, DONTWAIT)
     except BlockingIOError:
         return False
     return True
 
 
-def _send_with(end: socket.socket, message: bytes | memoryview, fd: int, flags: int) -> None:
+def _send_with(
+    end: socket.socket, message: bytes | memoryview, fds: tuple[int, ...], flags: int
+) -> None:
     # Not socket.send_fds, which ignores its flags in CPython up to 3.12.1, and so would wait.
-    rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))
+    rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))
     end.sendmsg([message], [rights], flags)
 
 
@@ -154,19 +159,22 @@ def wait_to_read(end: socket.socket) -> None:
     poll.poll()  # woken by either
 
 
-def take_fd(fds: list[int]) -> int:
-    """Take the descriptor that came with a message.
+def take_fds(fds: list[int], count: int) -> list[int]:
+    """Take the descriptors that came with a message.
 
     Raises:
-        OSError: The kernel dropped it, as this process may have no more (``MSG_CTRUNC``).
+        OSError: The kernel dropped some, as this process may have no more (``MSG_CTRUNC``).
     """
-    if not fds:
+    taken = fds[:count]
+    del fds[:count]
+    if len(taken) < count:
+        close_fds(taken)
         raise OSError(
             errno.EMFILE,
             "the shared memory of a large value did not arrive: this process has too many open "
             "files; raise the limit (ulimit -n), or close some",
         )
-    return fds.pop(0)
+    return taken
 
 
 def close_fds(fds: list[int]) -> None:

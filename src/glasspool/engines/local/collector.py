@@ -31,6 +31,7 @@ from glasspool.engines.local.interrupts import Interrupts
 from glasspool.engines.local.lookout import Lookout
 from glasspool.engines.local.mailbox import Mailbox
 from glasspool.engines.local.outcome import RAISED, arrived, raised_classes, settle
+from glasspool.engines.local.parcels import note_gone, take_returned
 from glasspool.engines.local.payload import Parcel, most_open
 from glasspool.engines.local.staffing import Staff
 from glasspool.engines.local.timers import Timers
@@ -311,7 +312,7 @@ class Collector:
         self._fill(message, held, wanted)
         if not message.sent:
             return
-        if not self.post(worker, b"".join(message.parts), message.fd):
+        if not self.post(worker, b"".join(message.parts), message.fds):
             ledger.unsend(held, message.sent)
             worker.known.difference_update(message.introduced)
             return
@@ -334,7 +335,7 @@ class Collector:
         ledger, worker = self.ledger, message.worker
         parts, sent, known = message.parts, message.sent, worker.known
         pack, head_size = wire.REQUEST.pack, wire.REQUEST.size
-        while len(sent) < wanted and message.fd is None:
+        while len(sent) < wanted and not message.fds:
             task = ledger.next_waiting()
             if task is None:
                 break
@@ -353,7 +354,7 @@ class Collector:
             if task.call and task.call not in known and not self._introduce(message, task.call):
                 break
             if isinstance(body, Parcel):
-                message.fd, body = body.fd, body.head
+                message.fds, body = body.hand_over(), body.head
             elif task.kind & wire.PLAIN:
                 body = marshal.dumps(body)
             message.size += len(body) + head_size
@@ -403,12 +404,12 @@ class Collector:
     def _introduce(self, message: _Message, call: int) -> bool:
         """Tell a worker of a callable, in the message or ahead of it; False if it has to wait."""
         worker = message.worker
-        definition, segment = self.define(call)
-        if segment is None and len(definition) <= ALONE_BYTES:
+        definition, segments = self.define(call)
+        if not segments and len(definition) <= ALONE_BYTES:
             message.parts.append(definition)
             message.introduced.append(call)
             message.size += len(definition)
-        elif message.sent or not self.post(worker, definition, segment):
+        elif message.sent or not self.post(worker, definition, segments):
             return False  # it travels alone
         worker.known.add(call)
         return True
@@ -435,8 +436,8 @@ class Collector:
         """Return how many tasks a worker may hold with another one in a segment: each keeps it open."""
         return max(2, min(SEGMENTS_HELD, most_open() // max(1, len(self.workers))))
 
-    def define(self, call: int) -> tuple[bytes, int | None]:
-        """Return the message part that tells a worker of a callable, and its segment if it has one.
+    def define(self, call: int) -> tuple[bytes, tuple[int, ...]]:
+        """Return the message part that tells a worker of a callable, and its segments if it has any.
 
         Safe from any thread.
         """
@@ -446,14 +447,14 @@ class Collector:
         if isinstance(known.body, Parcel):
             body = name + known.body.head
             head = wire.REQUEST.pack(wire.CALLABLE, flags | wire.SEGMENT, call, 0, 0, len(body))
-            return head + body, known.body.fd
+            return head + body, known.body.hand_over()
         body = name + known.body
-        return wire.REQUEST.pack(wire.CALLABLE, flags, call, 0, 0, len(body)) + body, None
+        return wire.REQUEST.pack(wire.CALLABLE, flags, call, 0, 0, len(body)) + body, ()
 
-    def post(self, worker: Worker, message: bytes, fd: int | None = None) -> bool:
+    def post(self, worker: Worker, message: bytes, fds: tuple[int, ...] = ()) -> bool:
         """Send a message to a worker; False if there is no room for it, or nobody to read it."""
         try:
-            if channel.try_send(worker.end, message, fd):
+            if channel.try_send(worker.end, message, fds):
                 return True
         except OSError as error:
             if error.errno == errno.ETOOMANYREFS:
@@ -550,10 +551,10 @@ class Collector:
             return
         done: list[_Reply] = []  # ends of which there is nothing more to be asked
         for reply in _replies(message):
-            kind, _lane, _length, task_id, begun, ended, body = reply
+            kind, lane, _length, task_id, begun, ended, body = reply
             if by_message and kind <= wire.SKIPPED:
                 worker.answered += 1
-            if kind <= wire.OK and by_message:
+            if kind <= wire.OK and by_message and not lane & wire.GONE:
                 done.append(reply)
                 continue
             if done:  # in the order in which they ended
@@ -609,16 +610,18 @@ class Collector:
         self._note_pace(call, replies[-1][5] - replies[0][4], count)
 
     def _settle_other(self, worker: Worker, held: Held, reply: _Reply, fds: list[int]) -> None:
-        """Settle one task that failed, that has its result in a segment, or that is only boxed."""
-        kind, _lane, _length, task_id, begun, ended, body = reply
+        """Settle one task that failed, has its result or arguments in segments, or is only boxed."""
+        kind, lane, _length, task_id, begun, ended, body = reply
         if kind == wire.OK_PLAIN:
             body = marshal.loads(body)
         elif kind in wire.SEGMENTS:
-            kind, body = arrived(kind, body, fds)
+            kind, body = arrived(kind, body, fds, worker.returned)
         if kind > wire.OK_SEGMENT and self._try_anew(worker, task_id, kind, body):
             return
         task = self.ledger.end(held, task_id, _HOW.get(kind, FAILED))
         if task is not None:
+            if lane & wire.GONE:
+                note_gone(task)
             settle(task, kind, body, worker, begun, ended)
             self._note_pace(task.call, ended - begun, 1)
 
@@ -1013,7 +1016,7 @@ def _replies(message: bytes) -> Iterator[_Reply]:
 class _Message:
     """Tasks that travel to a worker together, while they are put together."""
 
-    __slots__ = ("fd", "introduced", "parts", "sent", "size", "timed", "worker")
+    __slots__ = ("fds", "introduced", "parts", "sent", "size", "timed", "worker")
 
     def __init__(self, worker: Worker) -> None:
         self.worker = worker
@@ -1021,9 +1024,11 @@ class _Message:
             wire.REQUEST.pack(wire.FORGET, 0, number, 0, 0, 0)
             for number in worker.forget[:FORGET_AT_ONCE]
         ]
+        if worker.returned:
+            self.parts += take_returned(worker)
         self.sent: list[Task] = []
         self.introduced: list[int] = []
-        self.fd: int | None = None  # a segment that one of them is in
+        self.fds: tuple[int, ...] = ()  # of the segments that one of them is in
         self.size = 0
         self.timed = False  # one of them has a policy of its own
 

@@ -40,6 +40,7 @@ from typing import TYPE_CHECKING, Any
 
 from glasspool.engines.local import channel, wire
 from glasspool.engines.local.outcome import arrived, settle
+from glasspool.engines.local.parcels import note_gone, take_returned
 from glasspool.engines.local.payload import Parcel
 from glasspool.engines.local.waiting import ASLEEP, BOTH, TRY_NS, Trying
 from glasspool.processors import usable_processors
@@ -156,7 +157,7 @@ class Lender:
         if kind == wire.OK_PLAIN:
             value = marshal.loads(body)
         elif kind in wire.SEGMENTS:
-            kind, value = arrived(kind, body, fds)
+            kind, value = arrived(kind, body, fds, worker.returned)
         self._settle(task, worker, kind, value, begun, ended)
         if worker.dead or not worker.serves or collector.ledger.waiting or collector.closing:
             collector.mailbox.put(lambda: collector.lease_ended(worker))
@@ -234,15 +235,16 @@ class Lender:
             who = self._trying.who(now_ns - worker.told_ns, self._busy())
             if who == BOTH:
                 flags |= wire.STAY
-        fd, definition = None, b""
+        fds: tuple[int, ...] = ()
+        ahead = take_returned(worker) if worker.returned else []
         if task.call and task.call not in worker.known:
-            definition = self._definition(end, task)
+            ahead.append(self._definition(end, task))
         if task.kind & wire.PLAIN:
             body = marshal.dumps(body)
         elif isinstance(body, Parcel):
-            fd, body = body.fd, body.head
+            fds, body = body.hand_over(), body.head
         head = wire.REQUEST.pack(wire.TASK, flags, task.call, task.id, seq, len(body))
-        channel.send(end, definition + head + body if definition else head + body, fd)
+        channel.send(end, b"".join((*ahead, head, body)) if ahead else head + body, fds)
         lease.is_sent = True
         if task.call:
             worker.known.add(task.call)  # now: it is sent again if a signal handler came before
@@ -255,10 +257,10 @@ class Lender:
 
     def _definition(self, end: socket.socket, task: Task) -> bytes:
         """Return what tells a worker of a task's callable; if that is long, send it ahead."""
-        definition, fd = self._collector.define(task.call)
-        if fd is None and len(definition) + task.weight < wire.INLINE_BYTES:
+        definition, fds = self._collector.define(task.call)
+        if not fds and len(definition) + task.weight < wire.INLINE_BYTES:
             return definition
-        channel.send(end, definition, fd)
+        channel.send(end, definition, fds)
         return b""
 
     def _await_reply(
@@ -283,7 +285,7 @@ class Lender:
                 continue
             if not message:
                 raise ConnectionResetError("the worker's channel has ended")
-            kind, _lane, length, task_id, begun, ended = wire.REPLY.unpack_from(message)
+            kind, lane, length, task_id, begun, ended = wire.REPLY.unpack_from(message)
             body = message[wire.REPLY.size : wire.REPLY.size + length]
             if kind < wire.SKIPPED:
                 break
@@ -295,6 +297,8 @@ class Lender:
             stray = functools.partial(self._collector.take_stray, worker, message, fds)
             self._collector.mailbox.put(stray)
             raise OSError("the channel held a reply to somebody else")
+        if lane & wire.GONE:
+            note_gone(task)
         now_ns = worker.told_ns = time.monotonic_ns()
         if tries:
             self._trying.tried(ended - begun, got is not None)

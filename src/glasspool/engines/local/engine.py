@@ -28,7 +28,7 @@ from multiprocessing.process import BaseProcess
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from glasspool import registry
-from glasspool.engines.local import certificate, kernel
+from glasspool.engines.local import certificate, kernel, segments
 from glasspool.engines.local import scoreboard as sb
 from glasspool.engines.local.blackbox import BlackBoxes
 from glasspool.engines.local.callables import Callables
@@ -211,6 +211,7 @@ class LocalEngine:
         Raises:
             Exception: A worker could not be started. The engine has ended then.
         """
+        segments.kept.begin(self.number)
         trouble = self.handler.serve_on(self.board.socket_file)
         if trouble:
             self.shortage.note("socket", trouble)
@@ -702,6 +703,7 @@ class LocalEngine:
         self._callbacks_ended = True
         self._callbacks.put(_END)
         self.board.unlink()
+        segments.kept.end(self.number)
         self.collector.dispose()
         self.handler.mailbox.close()
         self.boxes.close()
@@ -721,6 +723,7 @@ class LocalEngine:
 
     def discard(self) -> None:
         """Close everything of an engine whose threads do not run."""
+        segments.kept.end(self.number)
         self.handler.finish()
         self.collector.dispose()
         self.handler.mailbox.close()

@@ -116,7 +116,14 @@ class Outbox:
         self._words[self._word] = end
 
     def put_segment(
-        self, kind: int, lane: int, head: bytes, fd: int, task: int, begun_ns: int, ended_ns: int
+        self,
+        kind: int,
+        lane: int,
+        head: bytes,
+        fds: tuple[int, ...],
+        task: int,
+        begun_ns: int,
+        ended_ns: int,
     ) -> None:
         """Send one reply with its segment, at once: the segment would be lost with us.
 
@@ -130,12 +137,12 @@ class Outbox:
             self._wait_until_read()
         self._segments += 1
         try:
-            channel.send(self._end, message, fd)
+            channel.send(self._end, message, fds)
         except OSError as error:
             if error.errno != errno.ETOOMANYREFS:
                 raise
             self._wait_until_read()
-            channel.send(self._end, message, fd)
+            channel.send(self._end, message, fds)
 
     def _wait_until_read(self) -> None:
         channel.wait_until_read(self._end)

@@ -6,12 +6,13 @@ the one who asks for the result does, or the callback thread.
 
 from __future__ import annotations
 
-import os
 import pickle
+from collections import deque
 from multiprocessing.pool import RemoteTraceback  # type: ignore[attr-defined]
 from typing import TYPE_CHECKING, Any
 
 from glasspool.engines.local import channel, payload, wire
+from glasspool.engines.local.segments import Claim, close_noted
 from glasspool.errors import SerializationError, TaskExit
 
 if TYPE_CHECKING:
@@ -28,41 +29,46 @@ Outcome = tuple[int, Any]
 class Segment:
     """A result that lies in shared memory, not yet rebuilt. Owns the descriptor.
 
-    While this process has many segments open, the memory is copied and the descriptor closed.
+    While this process has many segments open, the memory is copied and the descriptor closed. When
+    neither this nor a view of the memory lives, the number of the segment is added to ``returned``, for
+    the worker to be told that it may use it again.
     """
 
-    __slots__ = ("_memory", "fd", "head")
+    __slots__ = ("_claim", "_memory", "fd", "head")
 
-    def __init__(self, head: bytes, fd: int) -> None:
+    def __init__(self, head: bytes, fd: int, returned: deque[int]) -> None:
         self.head: bytes = head
         self.fd: int = fd
-        self._memory: bytearray | None = None
+        self._memory: list[payload.Memory] | None = None
+        number = payload.segment_number(head)
+        self._claim = Claim(number, returned) if number else None
         if payload.is_full():
-            self._memory = payload.copy_segment(head, fd)
+            self._memory = payload.copy_segments(head, [fd])
             self._close()
+            self._claim = None
         else:
             payload.note_open(fd)
 
     def load(self) -> Any:
         """Rebuild the value; its buffers are views of the memory."""
-        return payload.load_memory(
-            self.head, self._memory or payload.view_segment(self.head, self.fd)
-        )
+        memories = self._memory
+        if memories is None:
+            memories = payload.view_segments(self.head, [self.fd], self._claim)
+        return payload.load_memories(self.head, memories)
 
     def raw(self) -> bytes:
         """Return the first part as it is."""
-        length = payload.segment_lengths(self.head)[0]
         if self._memory is not None:
-            return bytes(self._memory[:length])
-        return os.pread(self.fd, length, 0)
+            return bytes(payload.first_part(self.head, self._memory[0]))
+        return bytes(payload.first_part(self.head, self.fd))
 
     def __len__(self) -> int:
-        return sum(payload.segment_lengths(self.head))
+        return sum(payload.part_lengths(self.head))
 
     def _close(self) -> None:
         fd, self.fd = self.fd, -1
         if fd >= 0:
-            payload.close_noted(fd)
+            close_noted(fd)
 
     def __del__(self) -> None:
         self._close()
@@ -75,10 +81,10 @@ def settle(task: Task, kind: int, body: Any, worker: Any, begun_ns: int, ended_n
     task.settle(kind, body, worker, begun_ns, ended_ns)
 
 
-def arrived(kind: int, head: bytes, fds: list[int]) -> Outcome:
+def arrived(kind: int, head: bytes, fds: list[int], returned: deque[int]) -> Outcome:
     """Take over the segment that came with a reply; an error if this process had no room for it."""
     try:
-        return kind, Segment(head, channel.take_fd(fds))
+        return kind, Segment(head, channel.take_fds(fds, 1)[0], returned)
     except OSError as error:
         return RAISED, error
 

@@ -1,18 +1,20 @@
-"""Values on their way: pickled, in one piece or in a segment of shared memory.
+"""Values on their way: pickled, in one piece or in segments of shared memory.
 
 Pickle protocol 5 with ``multiprocessing``'s own reducers, so that whatever travels through a stock
 pool travels here. What plain pickle cannot do (lambdas, closures) goes by value with cloudpickle.
 Buffers from ``OUT_OF_BAND_BYTES`` on, and pickles that are too long for a message, are written once
-into a *segment* (an anonymous memory file, not bound by the size of ``/dev/shm``), whose descriptor
-goes along with the message; the receiver maps it copy-on-write, so its view is writable and harms
-nobody else's.
+into a *segment* (``segments``), whose descriptor goes along with the message; the receiver maps it
+copy-on-write, so its view is writable and harms nobody else's.
 
 Segments cost descriptors, and mappings of them do, too (``mmap`` keeps one of its own until Python 3.13
 lets it be). So a process keeps only so many (``most_open``, by the system's limit): beyond that, what is
 to be sent waits in plain memory until its turn comes, and what has arrived is copied out.
 
-Layout of a segment: the pickle, then each buffer at the next multiple of 64; the *head* that travels
-in the message is the number of parts, then their lengths, as 64-bit words.
+The *head* travels in the message: 64-bit words, the first the number of parts (and above ``NUMBER_SHIFT``
+a number by which the sender knows the segment), then for each part its length, and above
+``WHERE_SHIFT`` where it is: in the sender's own segment (0), in a further one that other values share
+(1, 2, ...), or behind these words (``IN_HEAD``). The first part is the pickle, the others are its buffers.
+Own parts begin at multiples of 64, one after the other; a shared segment holds one part.
 """
 
 from __future__ import annotations
@@ -22,107 +24,99 @@ import mmap
 import os
 import pickle
 import struct
-import sys
 import threading
-import weakref
 from collections.abc import Callable
 from multiprocessing.reduction import ForkingPickler
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from glasspool.engines.local.segments import Claim, Hold, Mapping, Viewed, census
+from glasspool.engines.local.segments import most_open as most_open
+
+if TYPE_CHECKING:
+    from glasspool.engines.local.recurring import Recurring
 
 OUT_OF_BAND_BYTES = 64 * 1024
 ALIGN = 64
 PROTOCOL = 5
 
-MOST_OPEN = 256
-"""No process keeps more descriptors of segments than this, nor more than an eighth of its limit."""
+MOST_APART = 8192
+"""Further buffers stay in the pickle: the head of a value has to fit into a message."""
 
-MOST_MAPPED = 8192
-"""Nor more mappings, where these cost no descriptor: the kernel allows some 65,000 in all."""
+IN_HEAD_BYTES = 8 * 1024
+"""A shorter pickle travels in the head; its buffers then begin at the begin of a segment."""
+
+WHERE_SHIFT = 56
+NUMBER_SHIFT = 24
+IN_HEAD = 0xFF
+_LENGTH = (1 << WHERE_SHIFT) - 1
+_COUNT = (1 << NUMBER_SHIFT) - 1
 
 # What plain pickle raises for a value that only cloudpickle can take.
 _NOT_BY_REFERENCE = (pickle.PicklingError, AttributeError, TypeError)
 
 
-class _Census:
-    """The segments that this process holds. Safe from any thread: each step is one operation on a set."""
-
-    def __init__(self) -> None:
-        self.open: set[Any] = set()  # descriptors, and weak references to mappings that keep one
-        self._untracked: dict[str, Any] = {"trackfd": False} if sys.version_info >= (3, 13) else {}
-        self._mapped: set[Any] = set() if self._untracked else self.open
-
-    def is_full(self) -> bool:
-        """Tell whether no more descriptors should be opened for long."""
-        return len(self.open) >= most_open()
-
-    def map(self, fd: int, length: int) -> mmap.mmap | None:
-        """Map a segment copy-on-write; None if there are enough mappings, or none is to be had."""
-        if len(self._mapped) >= (MOST_MAPPED if self._untracked else most_open()):
-            return None
-        try:
-            memory = mmap.mmap(
-                fd,
-                length,
-                flags=mmap.MAP_PRIVATE,
-                prot=mmap.PROT_READ | mmap.PROT_WRITE,
-                **self._untracked,
-            )
-        except OSError:  # no descriptor for its duplicate, or too many mappings
-            return None
-        self._mapped.add(weakref.ref(memory, self._mapped.discard))
-        return memory
-
-
-def most_open() -> int:
-    """Return how many descriptors this process may keep open for segments."""
-    try:
-        import resource
-    except ImportError:  # not a Unix
-        return MOST_OPEN
-    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return MOST_OPEN if limit < 0 else max(8, min(MOST_OPEN, limit // 8))
-
-
-_census = _Census()
-
-
 def is_full() -> bool:
     """Tell whether this process has as many segments open as it should."""
-    return _census.is_full()
+    return census.is_full()
 
 
 def note_open(fd: int) -> None:
     """Count the descriptor of a segment that is kept for a while."""
-    _census.open.add(fd)
-
-
-def close_noted(fd: int) -> None:
-    """Close the descriptor of a segment that was counted."""
-    _census.open.discard(fd)  # first: the number may be used again at once
-    os.close(fd)
+    census.open.add(fd)
 
 
 class Parcel:
-    """A pickled value in a segment: ``head`` describes it, ``fd`` is the segment.
+    """A pickled value in segments: ``head`` describes it, ``fds`` are the segments.
 
-    The parcel owns the descriptor and closes it when it is dropped. While this process has many
-    segments, a new parcel keeps its parts in plain memory until ``open`` is called.
+    While this process has many segments, a new parcel keeps its parts in plain memory until ``open`` is
+    called. ``shared`` are segments that hold one of the buffers each, and other values too perhaps.
     """
 
-    __slots__ = ("_fd", "_parts", "head", "size")
+    __slots__ = ("_end", "_own", "_parts", "_sends", "head", "is_gone", "shared", "size")
 
-    def __init__(self, parts: list[Any]) -> None:
-        self._fd = -1
-        lengths = [memoryview(part).nbytes for part in parts]
-        self.head: bytes = struct.pack(f"<{len(parts) + 1}Q", len(parts), *lengths)
-        self.size: int = sum(lengths)
-        self._parts: list[Any] = parts
-        if not self._is_opened():
+    def __init__(
+        self, pickled: list[Any], buffers: list[Any], shared: dict[int, Hold] | None = None
+    ) -> None:
+        self._own: Hold | None = None
+        self.shared: list[Hold] = [] if shared is None else list(shared.values())
+        self._sends = 0
+        self.is_gone: bool = False  # the only receiver has no view of it any more
+        self._parts: list[tuple[int, memoryview]] = []
+        self._end = self.size = 0
+        length = sum(_nbytes(part) for part in pickled)
+        words = [1 + len(buffers)]
+        behind = b""
+        if length <= IN_HEAD_BYTES and buffers:
+            behind = b"".join(pickled)
+            words.append(length | IN_HEAD << WHERE_SHIFT)
+        else:
+            words.append(length)
+            self._place(pickled)
+        for index, buffer in enumerate(buffers):
+            where = 0
+            if shared is not None and index in shared:
+                where = 1 + self.shared.index(shared[index])
+            else:
+                self._place([buffer])
+            words.append(len(buffer) | where << WHERE_SHIFT)
+        self.head: bytes = struct.pack(f"<{len(words)}Q", *words) + behind
+        self.size += len(behind)
+        if self._parts and not self._is_opened():
             # Copied: some are views of the user's own memory, which may change.
-            self._parts = [bytes(memoryview(part).cast("B")) for part in parts]
+            self._parts = [(at, memoryview(bytes(part))) for at, part in self._parts]
+
+    def _place(self, pieces: list[Any]) -> None:
+        """Say where in our own segment the next part lies; its pieces are not joined."""
+        at = _aligned(self._end)
+        for piece in pieces:
+            flat = memoryview(piece).cast("B")
+            self._parts.append((at, flat))
+            at += len(flat)
+            self.size += len(flat)
+        self._end = at
 
     def _is_opened(self) -> bool:
-        if _census.is_full():
+        if is_full():
             return False
         try:
             self.open()
@@ -136,14 +130,24 @@ class Parcel:
         return self.size
 
     @property
-    def fd(self) -> int:
-        """The descriptor of the segment, which is made if need be.
+    def fds(self) -> tuple[int, ...]:
+        """The descriptors of the segments, of which our own is made if need be.
 
         Raises:
             OSError: There is no room for it, in memory or among the descriptors.
         """
         self.open()
-        return self._fd
+        own = () if self._own is None else (self._own.segment.fd,)
+        return (*own, *(hold.segment.fd for hold in self.shared))
+
+    def hand_over(self) -> tuple[int, ...]:
+        """Return the descriptors, for one receiver more to map them.
+
+        Raises:
+            OSError: There is no room for a segment, in memory or among the descriptors.
+        """
+        self._sends += 1
+        return self.fds
 
     def open(self) -> None:
         """Have the value in a segment. One thread at a time.
@@ -151,26 +155,51 @@ class Parcel:
         Raises:
             OSError: There is no room for it, in memory or among the descriptors.
         """
-        if self._fd >= 0 or not self._parts:
+        if not self._parts:
             return
-        self._fd = fd = _new_segment()
-        note_open(fd)
+        hold = Hold(self._end)
         try:
-            _fill(fd, self._parts, [memoryview(part).nbytes for part in self._parts])
+            hold.segment.write(self._parts, self._end)
         except BaseException:
-            self.close()
+            hold.clean = False
             raise
+        self._own = hold
         self._parts = []
 
-    def close(self) -> None:
-        """Close the descriptor. The segment lives on while it is mapped."""
-        fd, self._fd = self._fd, -1
-        if fd >= 0:
-            close_noted(fd)
+    def give_up(self) -> Hold:
+        """Return the use of our own segment, which is the caller's from now on; the head stays.
+
+        Raises:
+            OSError: There is no room for it, in memory or among the descriptors.
+        """
+        self.open()
+        hold, self._own = self._own, None
+        if hold is None:
+            raise ValueError("the parcel has no segment of its own, or has given it up")
+        return hold
+
+    def load(self) -> Any:
+        """Rebuild the value here; its buffers are views of the segments, which are not used again.
+
+        Raises:
+            OSError: There is no room for a segment, in memory or among the descriptors.
+        """
+        return load_memories(self.head, view_segments(self.head, list(self.hand_over())))
+
+    def pickled(self) -> bytes:
+        """Return the pickle, for somebody who has only a look at it.
+
+        Raises:
+            OSError: There is no room for a segment, in memory or among the descriptors.
+        """
+        return bytes(first_part(self.head, self.fds[0]))
 
     def __del__(self) -> None:
-        if getattr(self, "_fd", -1) >= 0:
-            self.close()
+        # One that was sent to several has views that nobody reported; nor has a dead worker reported.
+        if getattr(self, "_sends", 0) and not (self.is_gone and self._sends == 1):
+            for hold in (self._own, *self.shared):
+                if hold is not None:
+                    hold.clean = False
 
 
 class Encoder:
@@ -181,7 +210,7 @@ class Encoder:
         self._buffers: list[pickle.PickleBuffer] = []
         self._pickler = ForkingPickler(_Sink(self._parts.append), PROTOCOL, True, self._keep)
 
-    def dump(self, value: Any) -> bytes | Parcel:
+    def dump(self, value: Any, recurring: Recurring | None = None) -> bytes | Parcel:
         """Pickle a value with plain pickle."""
         self._parts.clear()
         self._buffers.clear()
@@ -189,7 +218,7 @@ class Encoder:
         self._pickler.dump(value)
         if len(self._parts) == 1 and not self._buffers:
             return bytes(self._parts.pop())
-        return _pack(self._parts, self._buffers)
+        return _pack(value, self._parts, self._buffers, recurring)
 
     def _keep(self, buffer: pickle.PickleBuffer) -> bool:
         return _keep_in_band(buffer, self._buffers)
@@ -213,8 +242,10 @@ class _Encoders(threading.local):
 _encoders = _Encoders()
 
 
-def dump(value: Any) -> bytes | Parcel:
+def dump(value: Any, recurring: Recurring | None = None) -> bytes | Parcel:
     """Pickle a value with plain pickle and ``multiprocessing``'s reducers.
+
+    Buffers that ``recurring`` knows are not copied again.
 
     Raises:
         Exception: Whatever pickle or the value's own code raises.
@@ -222,12 +253,12 @@ def dump(value: Any) -> bytes | Parcel:
     encoder, _encoders.idle = _encoders.idle, None
     if encoder is None:
         encoder = Encoder()
-    packed = encoder.dump(value)
+    packed = encoder.dump(value, recurring)
     _encoders.idle = encoder  # after an error it is dropped: its state is unknown then
     return packed
 
 
-def dump_by_value(value: Any) -> bytes | Parcel:
+def dump_by_value(value: Any, recurring: Recurring | None = None) -> bytes | Parcel:
     """Pickle a value with cloudpickle, which takes lambdas and closures along."""
     import cloudpickle
 
@@ -239,20 +270,22 @@ def dump_by_value(value: Any) -> bytes | Parcel:
     reducers: dict[type, Any] = ForkingPickler._extra_reducers  # type: ignore[attr-defined]
     pickler.dispatch_table = pickler.dispatch_table.new_child(reducers)
     pickler.dump(value)
-    return _pack(parts, buffers)
+    return _pack(value, parts, buffers, recurring)
 
 
-def dump_any(value: Any) -> tuple[bytes | Parcel, bool]:
+def dump_any(value: Any, recurring: Recurring | None = None) -> tuple[bytes | Parcel, bool]:
     """Pickle a value, by value where plain pickle cannot; the flag says whether it did.
+
+    Buffers that ``recurring`` knows are not copied again.
 
     Raises:
         Exception: What plain pickle raised, if neither can.
     """
     try:
-        return dump(value), False
+        return dump(value, recurring), False
     except _NOT_BY_REFERENCE as error:
         try:
-            return dump_by_value(value), True
+            return dump_by_value(value, recurring), True
         except Exception:
             raise error from None
 
@@ -298,31 +331,90 @@ def load(body: bytes | memoryview) -> Any:
     return pickle.loads(body)
 
 
-def load_segment(head: bytes | memoryview, fd: int) -> Any:
-    """Rebuild a value from a segment; its buffers are views of memory, which they keep alive.
+class _Parts(NamedTuple):
+    """What a head tells."""
 
-    Takes the descriptor over and closes it.
+    number: int  # by which the sender knows its segment; 0: it does not want to know of it
+    lengths: list[int]
+    places: list[int]
+    begin: int  # where that begins which lies in the head itself
+    ends: list[int]  # of each segment
+
+
+def _read_head(head: bytes | memoryview) -> _Parts:
+    (first,) = _WORD.unpack_from(head)
+    count = first & _COUNT
+    words = struct.unpack_from(f"<{count}Q", head, 8)
+    lengths = [word & _LENGTH for word in words]
+    places = [word >> WHERE_SHIFT for word in words]
+    # A shared segment is empty if nothing of it is used; our own one is not there then.
+    own = [length for length, where in zip(lengths, places, strict=True) if where == 0]
+    shared = {
+        where: length
+        for length, where in zip(lengths, places, strict=True)
+        if where not in (0, IN_HEAD)
+    }
+    ends = [_end(own)] if own else []
+    ends += [max(1, shared[where]) for where in sorted(shared)]
+    return _Parts(first >> NUMBER_SHIFT, lengths, places, 8 * (count + 1), ends)
+
+
+def count_segments(head: bytes | memoryview) -> int:
+    """Return how many descriptors come along with a head."""
+    return len(_read_head(head).ends)
+
+
+def numbered(head: bytes, number: int) -> bytes:
+    """Return a head with the number by which its sender knows the segment."""
+    (first,) = _WORD.unpack_from(head)
+    return _WORD.pack(first & _COUNT | number << NUMBER_SHIFT) + head[8:]
+
+
+def segment_number(head: bytes | memoryview) -> int:
+    """Return the number by which the sender knows its segment; 0: it need not be told of it."""
+    return int(_WORD.unpack_from(head)[0]) >> NUMBER_SHIFT
+
+
+def load_segments(head: bytes | memoryview, fds: list[int], viewed: Viewed | None = None) -> Any:
+    """Rebuild a value from segments; its buffers are views of memory, which they keep alive.
+
+    Takes the descriptors over and closes them.
     """
     try:
-        memory = view_segment(head, fd)
+        memories = view_segments(head, fds)
     finally:
-        os.close(fd)
-    return load_memory(head, memory)
+        for fd in fds:
+            os.close(fd)
+    if viewed is not None:
+        for memory in memories:
+            if isinstance(memory, Mapping):
+                viewed.add(memory)
+    return load_memories(head, memories)
 
 
-def view_segment(head: bytes | memoryview, fd: int) -> mmap.mmap | bytearray:
-    """Return what is in a segment: a private mapping, or a copy if there are many mappings."""
-    total = _end(list(struct.unpack(f"<{len(head) // 8}Q", head)[1:]))
-    return _census.map(fd, total) or copy_segment(head, fd)
+Memory = mmap.mmap | bytearray
 
 
-def copy_segment(head: bytes | memoryview, fd: int) -> bytearray:
-    """Return a copy of what is in a segment.
+def view_segments(
+    head: bytes | memoryview, fds: list[int], claim: Claim | None = None
+) -> list[Memory]:
+    """Return what is in segments: private mappings, or copies if there are many mappings."""
+    return [
+        census.map(fd, end, claim) or _copy_out(fd, end)
+        for fd, end in zip(fds, _read_head(head).ends, strict=True)
+    ]
+
+
+def copy_segments(head: bytes | memoryview, fds: list[int]) -> list[Memory]:
+    """Return copies of what is in segments.
 
     Raises:
         OSError: It cannot be read, or is shorter than its head tells.
     """
-    total = _end(list(struct.unpack(f"<{len(head) // 8}Q", head)[1:]))
+    return [_copy_out(fd, end) for fd, end in zip(fds, _read_head(head).ends, strict=True)]
+
+
+def _copy_out(fd: int, total: int) -> bytearray:
     memory = bytearray(total)
     view = memoryview(memory)
     at = 0
@@ -334,28 +426,46 @@ def copy_segment(head: bytes | memoryview, fd: int) -> bytearray:
     return memory
 
 
-def load_memory(head: bytes | memoryview, memory: mmap.mmap | bytearray) -> Any:
-    """Rebuild a value from what was in a segment; its buffers are views of it."""
-    count, *lengths = struct.unpack(f"<{len(head) // 8}Q", head)
-    view = memoryview(memory)
+def load_memories(head: bytes | memoryview, memories: list[Memory]) -> Any:
+    """Rebuild a value from what was in segments; its buffers are views of it."""
+    known = _read_head(head)
+    views = [memoryview(memory) for memory in memories]
+    if known.places[0] == IN_HEAD:
+        views.append(memoryview(head)[known.begin :])
+    first_shared = 1 if 0 in known.places else 0
     parts: list[memoryview] = []
     at = 0
-    for length in lengths[:count]:
-        parts.append(view[at : at + length])
-        at = _aligned(at + length)
+    for length, where in zip(known.lengths, known.places, strict=True):
+        if where == 0:
+            parts.append(views[0][at : at + length])
+            at = _aligned(at + length)
+        elif where == IN_HEAD:
+            parts.append(views[-1][:length])
+        else:
+            parts.append(views[first_shared + where - 1][:length])
     return pickle.loads(parts[0], buffers=parts[1:])
 
 
-def segment_lengths(head: bytes) -> list[int]:
+def part_lengths(head: bytes) -> list[int]:
     """Return the lengths of the parts that a head describes: the pickle, then each buffer."""
-    count, *lengths = struct.unpack(f"<{len(head) // 8}Q", head)
-    return lengths[:count]
+    return _read_head(head).lengths
+
+
+def first_part(head: bytes, memory: Memory | int) -> bytes | memoryview:
+    """Return the pickle, which is in the head or in a segment: its memory, or its descriptor."""
+    known = _read_head(head)
+    length = known.lengths[0]
+    if known.places[0] == IN_HEAD:
+        return head[known.begin : known.begin + length]
+    if isinstance(memory, int):
+        return os.pread(memory, length, 0)
+    return memoryview(memory)[:length]
 
 
 def _keep_in_band(buffer: pickle.PickleBuffer, apart: list[pickle.PickleBuffer]) -> bool:
     """Tell pickle whether to copy the buffer into the stream; else note it as set apart."""
     try:
-        if buffer.raw().nbytes < OUT_OF_BAND_BYTES:
+        if buffer.raw().nbytes < OUT_OF_BAND_BYTES or len(apart) >= MOST_APART:
             return True
     except BufferError:  # not contiguous: only the stream can take it
         return True
@@ -363,16 +473,30 @@ def _keep_in_band(buffer: pickle.PickleBuffer, apart: list[pickle.PickleBuffer])
     return False
 
 
-def _pack(parts: list[Any], buffers: list[pickle.PickleBuffer]) -> bytes | Parcel:
+def _pack(
+    value: Any,
+    parts: list[Any],
+    buffers: list[pickle.PickleBuffer],
+    recurring: Recurring | None,
+) -> bytes | Parcel:
     from glasspool.engines.local.wire import INLINE_BYTES
 
-    if not buffers and sum(len(part) for part in parts) <= INLINE_BYTES:
+    if not buffers and sum(_nbytes(part) for part in parts) <= INLINE_BYTES:
         return b"".join(parts)
-    joined = parts[0] if len(parts) == 1 else b"".join(parts)
-    packed = Parcel([joined, *(buffer.raw() for buffer in buffers)])
+    raw = [buffer.raw() for buffer in buffers]
+    shared = None if recurring is None else recurring.find(value, raw)
+    # Large bytes are parts of their own, written as they are and not joined with the others before.
+    packed = Parcel(parts, raw, shared)
     parts.clear()
     buffers.clear()
     return packed
+
+
+_WORD = struct.Struct("<Q")
+
+
+def _nbytes(part: Any) -> int:
+    return memoryview(part).nbytes
 
 
 def _aligned(at: int) -> int:
@@ -386,42 +510,6 @@ def _end(lengths: list[int]) -> int:
         end = at + length
         at = _aligned(end)
     return max(end, 1)
-
-
-def _new_segment() -> int:
-    """Make an anonymous file in memory; where there is none, a file without a name.
-
-    Raises:
-        OSError: Neither can be had.
-    """
-    if hasattr(os, "memfd_create"):
-        try:
-            return os.memfd_create("glasspool", os.MFD_CLOEXEC)
-        except OSError as error:
-            # A sandbox forbids the call (seccomp), or the kernel does not know it.
-            if error.errno not in (errno.ENOSYS, errno.EPERM, errno.EACCES):
-                raise
-    import tempfile
-
-    folder = "/dev/shm" if os.access("/dev/shm", os.W_OK | os.X_OK) else None
-    with tempfile.TemporaryFile(buffering=0, dir=folder) as file:
-        return os.dup(file.fileno())
-
-
-def _fill(fd: int, parts: list[Any], lengths: list[int]) -> None:
-    # Written, not mapped: faster into fresh memory, and a full tmpfs is an error, not SIGBUS.
-    os.ftruncate(fd, _end(lengths))
-    at = 0
-    for part, length in zip(parts, lengths, strict=True):
-        _write_all(fd, memoryview(part).cast("B"), at)
-        at = _aligned(at + length)
-
-
-def _write_all(fd: int, data: memoryview, at: int) -> None:
-    while data:
-        written = os.pwrite(fd, data, at)
-        data = data[written:]
-        at += written
 
 
 def is_by_reference(value: Any) -> bool:

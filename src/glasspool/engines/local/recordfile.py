@@ -11,8 +11,8 @@ import os
 from multiprocessing import reduction
 from typing import Any, ClassVar, Self
 
-from glasspool.engines.local.payload import _new_segment
 from glasspool.engines.local.scoreboard import reserve_memory
+from glasspool.engines.local.segments import new_file
 
 
 class RecordFile:
@@ -32,7 +32,7 @@ class RecordFile:
         Raises:
             OSError: There is no room for it.
         """
-        fd = _new_segment()
+        fd = new_file()
         try:
             capacity = max(count, capacity)
             os.ftruncate(fd, capacity * cls.place_bytes)

@@ -81,7 +81,7 @@ class Template:
         Raises:
             OSError: The template is gone.
         """
-        channel.send(self.end, marshal.dumps(("start", token, identity, name, setup)), fd)
+        channel.send(self.end, marshal.dumps(("start", token, identity, name, setup)), (fd,))
 
     def receive(self) -> tuple[Any, ...] | None:
         """Return one report; None when there will be no more.

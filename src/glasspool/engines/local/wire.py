@@ -38,6 +38,7 @@ KIND: Final = 0xFF
 MOST_ATTEMPTS: Final = 0xFF
 CALLABLE: Final = 2  # body: the pickled callable, to be known by its number
 FORGET: Final = 3  # the callable with this number is not needed any more
+RETURN: Final = 7  # nobody views the segment with this number (in place of a task's) any more
 PING: Final = 5  # answer with PONG, after all that came before
 STOP: Final = 4  # finish what came before, then leave
 ROW: Final = 6  # tasks that are alike; in place of the task id their number, the first one's seq
@@ -59,6 +60,12 @@ STAY: Final = 1 << 15  # another task is likely to follow at once: wait for it b
 
 # Flags of a CALLABLE.
 BY_REFERENCE: Final = 1 << 7  # found by its name: may be kept as an object between tasks
+
+# Flag of a RETURN.
+USABLE: Final = 1  # the segment may be used again
+
+# In the lane of a reply: nobody views the segments of the task's arguments any more.
+GONE: Final = 1 << 14
 
 # Kinds of replies: ends of tasks, and (from CONTROL on) what a worker says of itself.
 OK_PLAIN: Final = 0

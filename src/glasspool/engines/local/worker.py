@@ -30,7 +30,16 @@ from multiprocessing.pool import ExceptionWithTraceback  # type: ignore[attr-def
 from types import FrameType, TracebackType
 from typing import Any, NamedTuple, NoReturn
 
-from glasspool.engines.local import channel, kernel, memory, payload, plain, recorder, wire
+from glasspool.engines.local import (
+    channel,
+    kernel,
+    memory,
+    payload,
+    plain,
+    recorder,
+    segments,
+    wire,
+)
 from glasspool.engines.local import scoreboard as sb
 from glasspool.engines.local.blackbox import BlackBoxes
 from glasspool.engines.local.outbox import Outbox, Outboxes
@@ -160,6 +169,10 @@ class Worker:
         self._memory: memory.LookAtSelf | None = None
         if setup.max_memory is not None:
             self._memory = memory.LookAtSelf(setup.max_memory)
+        self._viewed = segments.Viewed()  # what the task has of its arguments in shared memory
+        self._lent = segments.Lent()
+        if setup.max_memory is None:  # what is kept would count as used
+            segments.kept.begin(self)
         self._set(sb.W_PID, self.pid)
         self._set(sb.W_SLOT, setup.slot)
         self._set(sb.W_GENERATION, setup.generation)
@@ -289,6 +302,8 @@ class Worker:
                 self._callables[call] = _Callable(bytes(body), flags, fds)
             elif kind == wire.FORGET:
                 self._callables.pop(call, None)
+            elif kind == wire.RETURN:
+                self._lent.take_back(task, bool(flags & wire.USABLE))
             elif kind == wire.PING:
                 self._outbox.put(wire.PONG, 0, b"", task, seq, 0)
             elif kind == wire.STOP:
@@ -326,8 +341,9 @@ class Worker:
         if self._is_copy:
             _end_copy(None)
         value = None
+        lane = wire.GONE if flags & wire.SEGMENT and self._viewed.is_over() else 0
         self._task = None
-        self._box(kind, reply, entry, task, begun, ended)
+        self._box(kind, reply, entry, task, begun, ended, lane)
 
     def _run_row(self, flags: int, call: int, seq: int, body: memoryview, is_last: bool) -> None:
         """Run tasks that are alike, as ``_run`` does one; here every line counts.
@@ -419,16 +435,17 @@ class Worker:
         task: int,
         begun: int,
         ended: int,
+        lane: int = 0,
     ) -> None:
         """Put what became of a task into the outbox, and note its end."""
         if self._memory is not None and (self._is_last or self._memory.is_due(ended)):
             self._look_at_memory()
-        if kind == wire.OK_PLAIN and isinstance(reply, bytes):
+        if kind == wire.OK_PLAIN and not lane and isinstance(reply, bytes):
             self._outbox.put_plain(reply, task, begun, ended)
         elif isinstance(reply, bytes):
-            self._outbox.put(kind, 0, reply, task, begun, ended)
+            self._outbox.put(kind, lane, reply, task, begun, ended)
         else:
-            kind = self._put_segment(kind, reply, task, begun, ended)
+            kind = self._put_segment(kind, lane, reply, task, begun, ended)
         status = sb.DONE if kind <= wire.OK_SEGMENT else sb.FAILED
         self._words[entry // 8 + sb.E_RESULT] = len(reply) | status << 56
         self._words[entry // 8 + sb.E_ENDED] = ended
@@ -439,18 +456,22 @@ class Worker:
             self._flushed_ns = ended
 
     def _put_segment(
-        self, kind: int, reply: payload.Parcel, task: int, begun: int, ended: int
+        self, kind: int, lane: int, reply: payload.Parcel, task: int, begun: int, ended: int
     ) -> int:
         """Send a reply with its segment; if the system refuses that, the error. Return its kind."""
         with_segment = wire.WITH_SEGMENT[kind]
+        hold = reply.give_up()
+        number = self._lent.add(hold)
+        head, fds = payload.numbered(reply.head, number), (hold.segment.fd,)
         try:
-            self._outbox.put_segment(with_segment, 0, reply.head, reply.fd, task, begun, ended)
+            self._outbox.put_segment(with_segment, lane, head, fds, task, begun, ended)
         except OSError as error:
+            self._lent.take_back(number, usable=False)
             if error.errno not in _SCARCE:
                 raise
             kind = wire.ERROR
             body = _error_body(error, by_value=False, limit=wire.INLINE_BYTES)
-            self._outbox.put(kind, 0, body, task, begun, ended)
+            self._outbox.put(kind, lane, body, task, begun, ended)
         return kind
 
     def _look_at_memory(self) -> None:
@@ -479,7 +500,9 @@ class Worker:
         by_value = bool(flags & wire.BY_VALUE)
         try:
             if flags & wire.SEGMENT:
-                values = payload.load_segment(body, channel.take_fd(fds))
+                self._viewed = segments.Viewed()
+                taken = channel.take_fds(fds, payload.count_segments(body))
+                values = payload.load_segments(body, taken, self._viewed)
             elif flags & wire.PLAIN:
                 values = marshal.loads(body)
             else:
@@ -604,17 +627,17 @@ class _Callable:
     library, so that no state leaks from one task to the next.
     """
 
-    __slots__ = ("_body", "_fd", "_kept", "_lost", "_object", "name")
+    __slots__ = ("_body", "_fds", "_kept", "_lost", "_object", "name")
 
     def __init__(self, body: bytes, flags: int, fds: list[int]) -> None:
         name, _, self._body = body.partition(b"\0")
         self.name = name.decode()
         self._kept = bool(flags & wire.BY_REFERENCE)
-        self._fd = -1
+        self._fds: list[int] = []
         self._lost: OSError | None = None
         if flags & wire.SEGMENT:
             try:
-                self._fd = channel.take_fd(fds)
+                self._fds = channel.take_fds(fds, payload.count_segments(self._body))
             except OSError as error:  # told by each task that needs the callable
                 self._lost = error
         self._object: Any = None
@@ -629,8 +652,10 @@ class _Callable:
             return self._object  # type: ignore[no-any-return]
         if self._lost is not None:
             raise self._lost.with_traceback(None)
-        if self._fd >= 0:
-            function = payload.load_segment(self._body, os.dup(self._fd))
+        if self._fds:
+            function = payload.load_memories(
+                self._body, payload.view_segments(self._body, self._fds)
+            )
         else:
             function = payload.load(self._body)
         if self._kept:
@@ -638,8 +663,7 @@ class _Callable:
         return function  # type: ignore[no-any-return]
 
     def __del__(self) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
+        channel.close_fds(self._fds)
 
 
 def _end_copy(error: BaseException | None) -> NoReturn:
@@ -712,7 +736,7 @@ def _error_reply(error: BaseException, by_value: bool) -> bytes | payload.Parcel
     if len(body) <= wire.INLINE_BYTES:
         return body
     try:
-        parcel = payload.Parcel([body])
+        parcel = payload.Parcel([body], [])
         parcel.open()
         return parcel
     except (OSError, MemoryError) as failure:  # no room for it: its story goes without it

@@ -96,6 +96,7 @@ class Worker:
         self.ready = False
         self.known: set[int] = set()
         self.forget: list[int] = []
+        self.returned: deque[int] = deque()  # segments that nobody views; negative: not to be used
         self.quota: int | None = None
         self.stopping = False
         self.choked = False
