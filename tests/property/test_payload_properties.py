@@ -12,13 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import arrays, large_lengths, nested, same
 
-from glasspool.engines.local import payload, wire
+from glasspool.engines.local import payload, segments, wire
 
 
 def load(packed: bytes | payload.Parcel) -> Any:
     """Rebuild a value as its receiver does, from a descriptor of its own."""
     if isinstance(packed, payload.Parcel):
-        return payload.load_segment(packed.head, os.dup(packed.fd))
+        return payload.load_segments(
+            payload.read_head(packed.head), [os.dup(fd) for fd in packed.fds]
+        )
     return payload.load(packed)
 
 
@@ -72,7 +74,7 @@ def test_what_does_not_fit_a_message_lies_in_a_segment(length: int) -> None:
             assert len(packed) <= wire.INLINE_BYTES
         else:
             assert len(packed) >= length
-            assert sum(payload.segment_lengths(packed.head)) == len(packed)
+            assert sum(payload.part_lengths(packed.head)) == len(packed)
 
 
 @given(length=st.integers(64 * 1024, 300_000), at=st.integers(0, 64 * 1024 - 1))
@@ -93,7 +95,7 @@ def test_a_loaded_array_outlives_its_parcel() -> None:
     """The mapping lives as long as a view of it, after parcel and descriptor are gone."""
     parcel = payload.dump(np.full(100_000, 7, "u1"))
     back = load(parcel)
-    parcel.close()  # type: ignore[union-attr]
+    del parcel
     part = back[1000:2000]
     del back
     assert part.sum() == 7000
@@ -106,7 +108,9 @@ def test_a_parcel_gives_its_descriptor_back() -> None:
     assert isinstance(parcel, payload.Parcel)
     # A head of which nobody knows what it describes.
     with pytest.raises((pickle.UnpicklingError, EOFError, ValueError, OSError)):
-        payload.load_segment(b"\1" + bytes(7) + b"\1" + bytes(7), os.dup(parcel.fd))
+        payload.load_segments(
+            payload.read_head(b"\1" + bytes(7) + b"\1" + bytes(7)), [os.dup(*parcel.fds)]
+        )
     load(parcel)
     del parcel
     assert sorted(os.listdir("/proc/self/fd")) == before
@@ -153,11 +157,11 @@ def test_pickling_may_pickle() -> None:
 
 def test_a_process_that_has_many_segments_opens_no_more(monkeypatch):
     """A parcel then waits in plain memory, unchanged by what happens to its source; a copy arrives."""
-    monkeypatch.setattr(payload, "most_open", lambda: 0)
+    monkeypatch.setattr(segments, "most_open", lambda: 0)
     array = np.arange(20_000)
     parcel = payload.dump(array)
     assert isinstance(parcel, payload.Parcel)
-    assert parcel._fd == -1
+    assert parcel._own is None
     array[:] = 0
     first, second = load(parcel), load(parcel)
     assert (first == np.arange(20_000)).all()

@@ -165,7 +165,7 @@ def test_a_segment_travels_with_its_reply() -> None:
     try:
         os.write(fd, b"content")
         link.outbox.put(wire.OK, 0, b"before", 1, 1, 2)
-        link.outbox.put_segment(wire.OK_SEGMENT, 0, b"head", fd, 2, 1, 2)
+        link.outbox.put_segment(wire.OK_SEGMENT, 0, b"head", (fd,), 2, 1, 2)
         message, fds = link.receiver.receive(link.ours)
         assert list(replies_in(message)) == [(wire.OK, 1, b"before")]
         assert fds == []

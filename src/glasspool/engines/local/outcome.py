@@ -43,7 +43,7 @@ class Segment:
         number = payload.segment_number(head)
         self._claim = Claim(number, returned) if number else None
         if payload.is_full():
-            self._memory = payload.copy_segments(head, [fd])
+            self._memory = payload.copy_segments(payload.read_head(head), [fd])
             self._close()
             self._claim = None
         else:
@@ -51,10 +51,10 @@ class Segment:
 
     def load(self) -> Any:
         """Rebuild the value; its buffers are views of the memory."""
-        memories = self._memory
+        head, memories = payload.read_head(self.head), self._memory
         if memories is None:
-            memories = payload.view_segments(self.head, [self.fd], self._claim)
-        return payload.load_memories(self.head, memories)
+            memories = payload.view_segments(head, [self.fd], self._claim)
+        return payload.load_memories(head, memories)
 
     def raw(self) -> bytes:
         """Return the first part as it is."""

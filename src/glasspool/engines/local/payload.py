@@ -39,6 +39,9 @@ OUT_OF_BAND_BYTES = 64 * 1024
 ALIGN = 64
 PROTOCOL = 5
 
+IN_BAND_BYTES = 112 * 1024
+"""But one buffer of a value stays in the pickle up to this size: a message still has room for it."""
+
 MOST_APART = 8192
 """Further buffers stay in the pickle: the head of a value has to fit into a message."""
 
@@ -184,7 +187,8 @@ class Parcel:
         Raises:
             OSError: There is no room for a segment, in memory or among the descriptors.
         """
-        return load_memories(self.head, view_segments(self.head, list(self.hand_over())))
+        head = read_head(self.head)
+        return load_memories(head, view_segments(head, list(self.hand_over())))
 
     def pickled(self) -> bytes:
         """Return the pickle, for somebody who has only a look at it.
@@ -202,26 +206,50 @@ class Parcel:
                     hold.clean = False
 
 
+class _Apart:
+    """The buffers of a value that do not travel in its pickle."""
+
+    def __init__(self) -> None:
+        self.buffers: list[pickle.PickleBuffer] = []
+        self._may_keep = True  # one that could be set apart, but that a message has room for
+
+    def keep(self, buffer: pickle.PickleBuffer) -> bool:
+        """Tell pickle whether to copy a buffer into the stream; else note it as set apart."""
+        try:
+            size = buffer.raw().nbytes
+        except BufferError:  # not contiguous: only the stream can take it
+            return True
+        if size < OUT_OF_BAND_BYTES or len(self.buffers) >= MOST_APART:
+            return True
+        if self._may_keep and size <= IN_BAND_BYTES:
+            self._may_keep = False
+            return True
+        self.buffers.append(buffer)
+        return False
+
+    def clear(self) -> None:
+        """Forget all, for the next value."""
+        self.buffers.clear()
+        self._may_keep = True
+
+
 class Encoder:
     """Pickles values for the calling thread; the machinery of pickle is made once and reused."""
 
     def __init__(self) -> None:
         self._parts: list[Any] = []
-        self._buffers: list[pickle.PickleBuffer] = []
-        self._pickler = ForkingPickler(_Sink(self._parts.append), PROTOCOL, True, self._keep)
+        self._apart = _Apart()
+        self._pickler = ForkingPickler(_Sink(self._parts.append), PROTOCOL, True, self._apart.keep)
 
     def dump(self, value: Any, recurring: Recurring | None = None) -> bytes | Parcel:
         """Pickle a value with plain pickle."""
         self._parts.clear()
-        self._buffers.clear()
+        self._apart.clear()
         self._pickler.clear_memo()
         self._pickler.dump(value)
-        if len(self._parts) == 1 and not self._buffers:
+        if len(self._parts) == 1 and not self._apart.buffers:
             return bytes(self._parts.pop())
-        return _pack(value, self._parts, self._buffers, recurring)
-
-    def _keep(self, buffer: pickle.PickleBuffer) -> bool:
-        return _keep_in_band(buffer, self._buffers)
+        return _pack(value, self._parts, self._apart, recurring)
 
 
 class _Sink:
@@ -263,14 +291,12 @@ def dump_by_value(value: Any, recurring: Recurring | None = None) -> bytes | Par
     import cloudpickle
 
     parts: list[Any] = []
-    buffers: list[pickle.PickleBuffer] = []
-    pickler = cloudpickle.Pickler(
-        _Sink(parts.append), PROTOCOL, buffer_callback=lambda b: _keep_in_band(b, buffers)
-    )
+    apart = _Apart()
+    pickler = cloudpickle.Pickler(_Sink(parts.append), PROTOCOL, buffer_callback=apart.keep)
     reducers: dict[type, Any] = ForkingPickler._extra_reducers  # type: ignore[attr-defined]
     pickler.dispatch_table = pickler.dispatch_table.new_child(reducers)
     pickler.dump(value)
-    return _pack(value, parts, buffers, recurring)
+    return _pack(value, parts, apart, recurring)
 
 
 def dump_any(value: Any, recurring: Recurring | None = None) -> tuple[bytes | Parcel, bool]:
@@ -331,9 +357,10 @@ def load(body: bytes | memoryview) -> Any:
     return pickle.loads(body)
 
 
-class _Parts(NamedTuple):
+class Head(NamedTuple):
     """What a head tells."""
 
+    raw: bytes | memoryview
     number: int  # by which the sender knows its segment; 0: it does not want to know of it
     lengths: list[int]
     places: list[int]
@@ -341,7 +368,8 @@ class _Parts(NamedTuple):
     ends: list[int]  # of each segment
 
 
-def _read_head(head: bytes | memoryview) -> _Parts:
+def read_head(head: bytes | memoryview) -> Head:
+    """Read what the head of a parcel tells."""
     (first,) = _WORD.unpack_from(head)
     count = first & _COUNT
     words = struct.unpack_from(f"<{count}Q", head, 8)
@@ -356,12 +384,7 @@ def _read_head(head: bytes | memoryview) -> _Parts:
     }
     ends = [_end(own)] if own else []
     ends += [max(1, shared[where]) for where in sorted(shared)]
-    return _Parts(first >> NUMBER_SHIFT, lengths, places, 8 * (count + 1), ends)
-
-
-def count_segments(head: bytes | memoryview) -> int:
-    """Return how many descriptors come along with a head."""
-    return len(_read_head(head).ends)
+    return Head(head, first >> NUMBER_SHIFT, lengths, places, 8 * (count + 1), ends)
 
 
 def numbered(head: bytes, number: int) -> bytes:
@@ -375,7 +398,7 @@ def segment_number(head: bytes | memoryview) -> int:
     return int(_WORD.unpack_from(head)[0]) >> NUMBER_SHIFT
 
 
-def load_segments(head: bytes | memoryview, fds: list[int], viewed: Viewed | None = None) -> Any:
+def load_segments(head: Head, fds: list[int], viewed: Viewed | None = None) -> Any:
     """Rebuild a value from segments; its buffers are views of memory, which they keep alive.
 
     Takes the descriptors over and closes them.
@@ -395,23 +418,21 @@ def load_segments(head: bytes | memoryview, fds: list[int], viewed: Viewed | Non
 Memory = mmap.mmap | bytearray
 
 
-def view_segments(
-    head: bytes | memoryview, fds: list[int], claim: Claim | None = None
-) -> list[Memory]:
+def view_segments(head: Head, fds: list[int], claim: Claim | None = None) -> list[Memory]:
     """Return what is in segments: private mappings, or copies if there are many mappings."""
     return [
         census.map(fd, end, claim) or _copy_out(fd, end)
-        for fd, end in zip(fds, _read_head(head).ends, strict=True)
+        for fd, end in zip(fds, head.ends, strict=True)
     ]
 
 
-def copy_segments(head: bytes | memoryview, fds: list[int]) -> list[Memory]:
+def copy_segments(head: Head, fds: list[int]) -> list[Memory]:
     """Return copies of what is in segments.
 
     Raises:
         OSError: It cannot be read, or is shorter than its head tells.
     """
-    return [_copy_out(fd, end) for fd, end in zip(fds, _read_head(head).ends, strict=True)]
+    return [_copy_out(fd, end) for fd, end in zip(fds, head.ends, strict=True)]
 
 
 def _copy_out(fd: int, total: int) -> bytearray:
@@ -426,16 +447,15 @@ def _copy_out(fd: int, total: int) -> bytearray:
     return memory
 
 
-def load_memories(head: bytes | memoryview, memories: list[Memory]) -> Any:
+def load_memories(head: Head, memories: list[Memory]) -> Any:
     """Rebuild a value from what was in segments; its buffers are views of it."""
-    known = _read_head(head)
     views = [memoryview(memory) for memory in memories]
-    if known.places[0] == IN_HEAD:
-        views.append(memoryview(head)[known.begin :])
-    first_shared = 1 if 0 in known.places else 0
+    if head.places[0] == IN_HEAD:
+        views.append(memoryview(head.raw)[head.begin :])
+    first_shared = 1 if 0 in head.places else 0
     parts: list[memoryview] = []
     at = 0
-    for length, where in zip(known.lengths, known.places, strict=True):
+    for length, where in zip(head.lengths, head.places, strict=True):
         if where == 0:
             parts.append(views[0][at : at + length])
             at = _aligned(at + length)
@@ -448,12 +468,12 @@ def load_memories(head: bytes | memoryview, memories: list[Memory]) -> Any:
 
 def part_lengths(head: bytes) -> list[int]:
     """Return the lengths of the parts that a head describes: the pickle, then each buffer."""
-    return _read_head(head).lengths
+    return read_head(head).lengths
 
 
 def first_part(head: bytes, memory: Memory | int) -> bytes | memoryview:
     """Return the pickle, which is in the head or in a segment: its memory, or its descriptor."""
-    known = _read_head(head)
+    known = read_head(head)
     length = known.lengths[0]
     if known.places[0] == IN_HEAD:
         return head[known.begin : known.begin + length]
@@ -462,33 +482,22 @@ def first_part(head: bytes, memory: Memory | int) -> bytes | memoryview:
     return memoryview(memory)[:length]
 
 
-def _keep_in_band(buffer: pickle.PickleBuffer, apart: list[pickle.PickleBuffer]) -> bool:
-    """Tell pickle whether to copy the buffer into the stream; else note it as set apart."""
-    try:
-        if buffer.raw().nbytes < OUT_OF_BAND_BYTES or len(apart) >= MOST_APART:
-            return True
-    except BufferError:  # not contiguous: only the stream can take it
-        return True
-    apart.append(buffer)
-    return False
-
-
 def _pack(
     value: Any,
     parts: list[Any],
-    buffers: list[pickle.PickleBuffer],
+    apart: _Apart,
     recurring: Recurring | None,
 ) -> bytes | Parcel:
     from glasspool.engines.local.wire import INLINE_BYTES
 
-    if not buffers and sum(_nbytes(part) for part in parts) <= INLINE_BYTES:
+    if not apart.buffers and sum(_nbytes(part) for part in parts) <= INLINE_BYTES:
         return b"".join(parts)
-    raw = [buffer.raw() for buffer in buffers]
+    raw = [buffer.raw() for buffer in apart.buffers]
     shared = None if recurring is None else recurring.find(value, raw)
     # Large bytes are parts of their own, written as they are and not joined with the others before.
     packed = Parcel(parts, raw, shared)
     parts.clear()
-    buffers.clear()
+    apart.clear()
     return packed
 
 

@@ -501,8 +501,9 @@ class Worker:
         try:
             if flags & wire.SEGMENT:
                 self._viewed = segments.Viewed()
-                taken = channel.take_fds(fds, payload.count_segments(body))
-                values = payload.load_segments(body, taken, self._viewed)
+                head = payload.read_head(body)
+                taken = channel.take_fds(fds, len(head.ends))
+                values = payload.load_segments(head, taken, self._viewed)
             elif flags & wire.PLAIN:
                 values = marshal.loads(body)
             else:
@@ -637,7 +638,7 @@ class _Callable:
         self._lost: OSError | None = None
         if flags & wire.SEGMENT:
             try:
-                self._fds = channel.take_fds(fds, payload.count_segments(self._body))
+                self._fds = channel.take_fds(fds, len(payload.read_head(self._body).ends))
             except OSError as error:  # told by each task that needs the callable
                 self._lost = error
         self._object: Any = None
@@ -653,9 +654,8 @@ class _Callable:
         if self._lost is not None:
             raise self._lost.with_traceback(None)
         if self._fds:
-            function = payload.load_memories(
-                self._body, payload.view_segments(self._body, self._fds)
-            )
+            head = payload.read_head(self._body)
+            function = payload.load_memories(head, payload.view_segments(head, self._fds))
         else:
             function = payload.load(self._body)
         if self._kept:
