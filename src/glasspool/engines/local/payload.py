@@ -245,8 +245,8 @@ class Encoder:
         """Pickle a value with plain pickle."""
         self._parts.clear()
         self._apart.clear()
-        self._pickler.clear_memo()
         self._pickler.dump(value)
+        self._pickler.clear_memo()  # now: it keeps all parts of the value alive, large arrays too
         if len(self._parts) == 1 and not self._apart.buffers:
             return bytes(self._parts.pop())
         return _pack(value, self._parts, self._apart, recurring)
