@@ -70,6 +70,7 @@ def fork_a_reader(array: Any, start: str, answer: str) -> int:
     """Fork a process that tells the sum of the array when somebody opens ``start``, a fifo."""
     if os.fork():
         return inode(array)
+    signal.alarm(30)  # no longer, whatever becomes of the test
     with open(start):  # woken by the test, which writes to it
         pass
     with open(answer, "w") as file:

@@ -146,6 +146,7 @@ def test_what_a_fork_of_the_caller_has_is_never_written_to(pool: glasspool.Pool)
         warnings.simplefilter("ignore", DeprecationWarning)  # a fork beside threads
         pid = os.fork()
     if not pid:
+        os.close(ready)
         os.read(go, 1)  # woken by the parent, or by its end
         os.write(tell, str(int(result.sum())).encode())
         os._exit(0)
