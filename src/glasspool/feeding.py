@@ -71,6 +71,8 @@ class Feed:
         self._index = 0
         self.ident: int = threading.get_ident()  # of the thread that makes the tasks
         self._bytes = 0
+        # So many bytes may be ahead; but there is always a task for each worker, and one more.
+        self._ahead = AHEAD_BYTES
         self._group: list[Part] = []
         self._group_size = 1
         self._group_limit = GROUP if in_groups else 1
@@ -105,7 +107,7 @@ class Feed:
                     break
                 make(value)
                 is_at_limit = self._index >= self._draw_until
-                if is_at_limit or self._bytes - job._settled_bytes > AHEAD_BYTES:
+                if is_at_limit or self._bytes - job._settled_bytes > self._ahead:
                     if not self._is_far_ahead():
                         continue
                     self._hand_in()
@@ -222,12 +224,13 @@ class Feed:
             kind = wire.BY_VALUE if by_value else 0
             if isinstance(body, payload.Parcel):
                 kind |= wire.SEGMENT
+                self._ahead = max(self._ahead, self._engine.size * (len(body) + TASK_BYTES))
             task = self._task(items, kind, body, len(body))
         self._bytes += task.weight + TASK_BYTES
         group = self._group
         group.append(task)
-        if len(group) >= self._group_size:
-            self._hand_in()
+        if len(group) >= self._group_size or task.kind & wire.SEGMENT:
+            self._hand_in()  # at once, too, what takes its time to be copied
             self._group_size = min(self._group_limit, self._group_size * 2)
 
     def _task(self, items: int, kind: int, body: Any, weight: int) -> Part:
@@ -258,7 +261,7 @@ class Feed:
         return self._job._aborted or self._engine.collector.stopped
 
     def _is_far_ahead(self) -> bool:
-        if self._bytes - self._job._settled_bytes > AHEAD_BYTES:
+        if self._bytes - self._job._settled_bytes > self._ahead:
             return True
         if self._index < self._draw_until:
             return False
@@ -286,8 +289,8 @@ class Feed:
     def _wait_for_room(self) -> None:
         """Wait until some more may be drawn: of the bytes half, of the window a part."""
         job = self._job
-        bytes_ahead = AHEAD_BYTES
-        if self._bytes - job._settled_bytes > AHEAD_BYTES:
+        bytes_ahead = self._ahead
+        if bytes_ahead == AHEAD_BYTES and self._bytes - job._settled_bytes > AHEAD_BYTES:
             bytes_ahead //= 2
         while not self._is_ended():
             # First shown, then looked again: whoever makes room, drops the iterator, or ends or

@@ -71,8 +71,8 @@ def fork_a_reader(array: Any, start: str, answer: str) -> int:
     if os.fork():
         return inode(array)
     signal.alarm(30)  # no longer, whatever becomes of the test
-    with open(start):  # woken by the test, which writes to it
-        pass
+    with open(start) as fifo:
+        fifo.read()  # woken by the test, which writes to it
     with open(answer, "w") as file:
         file.write(str(int(array.sum())))
     os._exit(0)
@@ -98,6 +98,12 @@ def refuse(array: Any) -> None:
 def length(value: Any) -> int:
     """Return how long something is."""
     return len(value)
+
+
+def meet(array: Any, fifo: str, way: str) -> int:
+    """Meet another task, which opens the other end of the fifo."""
+    with open(fifo, way):
+        return array.nbytes
 
 
 def ends(array: Any) -> tuple[int, int, int]:

@@ -16,6 +16,7 @@ import psutil
 import pytest
 
 import glasspool
+from glasspool.batching import AHEAD_BYTES
 from glasspool.engines.local import segments
 from pools import LIMIT_S, wait_until
 
@@ -192,6 +193,30 @@ def test_few_segments_are_kept(pool: glasspool.Pool) -> None:
     pool.close()
     pool.join()
     assert len(segments.kept._shelf) == 0
+
+
+def test_all_workers_have_work_however_large_it_is(tmp_path: Path) -> None:
+    """Two tasks with more than what may be ahead run at the same time: each waits for the other."""
+    start = tmp_path / "start"
+    os.mkfifo(start)
+    size = AHEAD_BYTES + 1
+    with glasspool.Pool(2, context=FORK) as pool:
+        items = [(np.zeros(size, "u1"), str(start), way) for way in ("r", "w")]
+        result = pool.starmap_async(tasks.meet, items, chunksize=1)
+        assert result.get(LIMIT_S) == [size, size]
+
+
+def test_arrays_of_a_list_count_as_being_ahead(pool: glasspool.Pool) -> None:
+    """Only so many different arrays are copied before their tasks have begun."""
+    items = [np.zeros(AHEAD_BYTES // 4, "u1") for _ in range(3)] * 5
+    weights: list[int] = []
+    submit = pool._engine.submit_all
+    pool._engine.submit_all = lambda group: (  # type: ignore[method-assign]
+        weights.extend(task.weight for task in group),
+        submit(group),
+    )[1]
+    pool.map(tasks.length, items, chunksize=1)
+    assert sum(weights) // (AHEAD_BYTES // 4) == 3
 
 
 @pytest.mark.parametrize("chunksize", [1, 3])

@@ -98,7 +98,10 @@ class Parcel:
         for index, buffer in enumerate(buffers):
             where = 0
             if shared is not None and index in shared:
-                where = 1 + self.shared.index(shared[index])
+                hold = shared[index]
+                where = 1 + self.shared.index(hold)
+                self.size += 0 if hold.is_counted else len(buffer)
+                hold.is_counted = True
             else:
                 self._place([buffer])
             words.append(len(buffer) | where << WHERE_SHIFT)

@@ -194,10 +194,11 @@ def _write_all(fd: int, part: memoryview, at: int) -> None:
 class Hold:
     """The use of a segment by its owner; see the top of the file."""
 
-    __slots__ = ("__weakref__", "_era", "clean", "segment")
+    __slots__ = ("__weakref__", "_era", "clean", "is_counted", "segment")
 
     def __init__(self, size: int) -> None:
         self.clean: bool = True
+        self.is_counted: bool = False  # in the size of the first value that has a part of it
         self._era = kept.era
         self.segment: Segment = kept.take(size) or Segment()
 
