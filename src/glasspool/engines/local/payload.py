@@ -164,11 +164,7 @@ class Parcel:
         if not self._parts:
             return
         hold = Hold(self._end)
-        try:
-            hold.segment.write(self._parts, self._end)
-        except BaseException:
-            hold.clean = False
-            raise
+        hold.write(self._parts, self._end)
         self._own = hold
         self._parts = []
 

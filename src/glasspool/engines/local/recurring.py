@@ -83,9 +83,7 @@ class Recurring:
             if error.errno in (errno.EMFILE, errno.ENFILE):
                 return None
             raise
-        hold.clean = False  # until it is written
-        hold.segment.write([(0, buffer)], len(buffer))
-        hold.clean = True
+        hold.write([(0, buffer)], len(buffer))
         self._known[key] = _Known(hold, exporter, owners, len(buffer))
         self._forget_oldest()
         return hold

@@ -202,6 +202,19 @@ class Hold:
         self._era = kept.era
         self.segment: Segment = kept.take(size) or Segment()
 
+    def write(self, places: list[tuple[int, memoryview]], end: int) -> None:
+        """Write to the segment, as ``Segment.write``; after an error it is closed.
+
+        Raises:
+            OSError: There is no room for it.
+        """
+        try:
+            self.segment.write(places, end)
+        except BaseException:  # whose traceback keeps this alive
+            self.clean = False
+            self.segment.close()
+            raise
+
     def __del__(self) -> None:
         segment = getattr(self, "segment", None)
         if segment is None:  # there was no descriptor for it
