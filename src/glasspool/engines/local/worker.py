@@ -818,7 +818,7 @@ def _from_task(trace: TracebackType | None) -> TracebackType | None:
     return trace
 
 
-_OWN_FILES = (__file__, payload.__file__)
+_OWN_FILES = (__file__, payload.__file__, segments.__file__)
 
 
 def _frames(frame: FrameType | None) -> list[tuple[str, int, str]]:
