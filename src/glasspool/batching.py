@@ -92,3 +92,96 @@ def refill_at(window: int) -> int:
     more than a short task.
     """
     return window - max(1, window // 4)
+
+
+# Default chunks ---------------------------------------------------------------------------------
+
+FINE_CHUNKS = 16
+"""A chunk is at most this part of what a worker still has to do: so little may wait behind a long item."""
+
+CHUNK_NS = 1_000_000
+"""But it may last so long, as far as is known: then what it costs to send it does not count."""
+
+MOST_CHUNK_NS = 8_000_000
+"""And never longer than this, as far as is known."""
+
+TAIL_NS = 100_000
+"""Nor is it made smaller for the sake of an even end than what lasts so long."""
+
+CHUNKS_AHEAD = 4
+"""So many chunks for each worker are made ahead of those that workers have."""
+
+FIRST_PART = 16
+"""Before anything has come back a chunk is this part of what a worker has to do."""
+
+FIRST_ITEMS = 4096
+"""But not more items than this."""
+
+FIRST_CHUNKS = 32
+"""So many chunks are made at once if the callable has not been seen before."""
+
+RECALLED_NS = 20_000
+"""If it has, a chunk is not made smaller than what lasted so long then: it need not be so again."""
+
+
+def stock_chunk(length: int, workers: int) -> int:
+    """Return how many items the standard library's pool puts into a chunk by default."""
+    return max(1, -(-length // (4 * workers)))
+
+
+def first_chunk(left: int, workers: int, most: int, recalled_ns: float | None) -> int:
+    """Return how many items the next chunk of a job should have before any of its chunks has ended.
+
+    What follows a long item in its chunk has to wait for it, but while others have much more to do that
+    costs nothing: so the first chunks may be large, and get smaller as the rest does.
+
+    Args:
+        left: How many items are in no chunk yet; at least one.
+        workers: How many workers there are.
+        most: Never more than this.
+        recalled_ns: How long an item lasted in an earlier job with the same callable, if that is known.
+    """
+    size = left // (FIRST_PART * workers)
+    if recalled_ns is not None:
+        pace = max(recalled_ns, 1.0)
+        size = min(max(size, int(RECALLED_NS / pace)), int(CHUNK_NS / pace))
+    return max(1, min(size, most, left, FIRST_ITEMS))
+
+
+def chunk(left: int, workers: int, most: int, pace_ns: float) -> int:
+    """Return how many items the next chunk of a job should have, if their pace is known.
+
+    Towards the end chunks get smaller, so that the workers end together (guided self-scheduling: see
+    ``share``). Before it they are long enough not to count, and so short that what waits in one behind
+    a long item is little beside what is left.
+
+    Args:
+        left: How many items are in no chunk yet; at least one.
+        workers: How many workers there are.
+        most: Never more than this.
+        pace_ns: How long an item lasts.
+    """
+    pace = max(pace_ns, 1.0)
+    size = max(left // (FINE_CHUNKS * workers), int(CHUNK_NS / pace))
+    size = min(size, int(MOST_CHUNK_NS / pace), max(left // (2 * workers), int(TAIL_NS / pace)))
+    return max(1, min(size, most, left))
+
+
+def most_unsent(workers: int, is_known: bool) -> int:
+    """Return how many chunks may be made that no worker has; a feed goes on when half of them have gone.
+
+    What workers have does not count: behind a long item it would bar the way to all others.
+    """
+    most = CHUNKS_AHEAD * workers
+    return most if is_known else max(most, FIRST_CHUNKS)
+
+
+def new_item_pace(pace_ns: float | None, measured_ns: float) -> float:
+    """Return the pace of a job's items after one more chunk.
+
+    One long item among many short ones shall not count for much. The first chunk of a worker may be
+    slow for another reason (it imports), so the way down is short.
+    """
+    if pace_ns is None:
+        return measured_ns
+    return 0.5 * pace_ns + 0.5 * min(measured_ns, 8.0 * pace_ns + 1.0)

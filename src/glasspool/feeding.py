@@ -128,6 +128,10 @@ class Feed:
         collector.end_feed(self)
         return self._index
 
+    def end_now(self) -> bool:
+        """Make the rest for a signal handler that interrupted this feed; False if it cannot be done."""
+        return False
+
     def run_in_thread(self, at_end: Callable[[Feed, BaseException | None], None]) -> None:
         """Make the rest of the tasks on an ``iterable`` thread."""
         thread = new_thread(

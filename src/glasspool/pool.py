@@ -19,7 +19,8 @@ from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, TypeVarTuple, overload
 
-from glasspool import options, registry
+from glasspool import batching, options, registry
+from glasspool.chunking import GuidedFeed, GuidedMapResult, feed_guided
 from glasspool.engines.local import payload, plain, scarcity, wire
 from glasspool.engines.local.engine import LocalEngine, Plan
 from glasspool.errors import EngineUnavailable, GlasspoolError
@@ -507,12 +508,21 @@ class Pool(multiprocessing.pool.Pool):
         self._check_running()
         items: Any = iterable if hasattr(iterable, "__len__") else list(iterable)
         length = len(items)
-        if chunksize is None:
-            chunksize = -(-length // (self._processes * 4)) or 1
-        chunksize = _checked_chunksize(chunksize)
-        if policy is not None and policy.timeout_s is not None:
-            chunksize = 1  # each item for itself: the others keep their results
         engine = self._engine
+        timed = policy is not None and policy.timeout_s is not None
+        if chunksize is None:
+            chunksize = batching.stock_chunk(length, self._processes)
+            if chunksize > 1 and not timed and self._may_guide(func):
+                guided: GuidedMapResult[T] = GuidedMapResult(
+                    self, engine, callback, error_callback, length, chunksize
+                )
+                known = self._know(func, guided)
+                if known is not None:
+                    feed_guided(GuidedFeed(engine, guided, known, star, items, policy, sync), sync)
+                return guided
+        chunksize = _checked_chunksize(chunksize)
+        if timed:
+            chunksize = 1  # each item for itself: the others keep their results
         single = chunksize == 1 and not star
         values = iter(items)
         job: MapResult[T] = MapResult(
@@ -527,6 +537,15 @@ class Pool(multiprocessing.pool.Pool):
         in_groups = type(items) in CONTAINERS
         feed_here(Feed(engine, job, known, mode, values, chunksize, in_groups, policy), sync)
         return job
+
+    def _may_guide(self, func: Callable[..., object]) -> bool:
+        """Tell whether a map may have more chunks than the standard library's has.
+
+        Not if each chunk costs something that nobody knows: a callable with state is rebuilt for each,
+        and with ``maxtasksperchild`` workers are replaced after so many.
+        """
+        engine = self._engine
+        return engine.maxtasksperchild is None and engine.callables.is_kept(func)
 
     def _imap(
         self,
@@ -718,9 +737,8 @@ class Pool(multiprocessing.pool.Pool):
                 f"a callback of {self._name} called {call}, which waits for all callbacks to end; "
                 "call it in another thread."
             )
-        if not self._engine.done.is_set() and self._engine.collector.is_fed_by(
-            threading.get_ident()
-        ):
+        collector = self._engine.collector
+        if not (self._engine.done.is_set() or collector.end_feeds_of(threading.get_ident())):
             raise GlasspoolError(
                 f"{call} of {self._name} was called by an iterable, or in a signal handler while an "
                 "iterable was drawn: it waits for the end of that iterable; call it in another "

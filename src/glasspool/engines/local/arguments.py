@@ -144,12 +144,18 @@ def _call(value: Any, kind: int, item: int | None) -> str:
     elif mode == wire.SINGLE:
         args = (value,)
     elif mode == wire.CHUNK:
-        args = (value[item or 0],)
+        args = (_item_of(value, item or 0),)
     elif mode == wire.STARCHUNK:
         args = value[item or 0]
     if type(args) not in (tuple, list):
         return f"(*{show(args)})"
     return f"({_cut(_show_all(args, kwds), TEXT - 2)})"
+
+
+def _item_of(chunk: Any, index: int) -> Any:
+    if isinstance(chunk, StandIn) and chunk.path == "builtins.range":
+        return range(*chunk.args)[index]
+    return chunk[index]
 
 
 def _cut(parts: Iterator[str], limit: int) -> str:

@@ -74,6 +74,13 @@ class Callables:
         except TypeError:  # not hashable
             return 0
 
+    def is_kept(self, function: Callable[..., Any]) -> bool:
+        """Tell whether workers keep a callable as an object, and do not rebuild it for each task."""
+        try:
+            return self.by_reference(function) is not None
+        except Exception:  # as for_job is about to find out
+            return False
+
     def for_job(self, function: Callable[..., Any]) -> Known:
         """Return a number for one job; for good if the callable travels by name.
 

@@ -73,6 +73,7 @@ class Collector:
         self.workers: dict[int, Worker] = {}  # by descriptor, as the poll tells it
         self.feeds: dict[weakref.ref[Any], Any] = {}
         self.pace: dict[int, float] = {}
+        self.item_pace: dict[int, float] = {}  # of callables in maps without a chunksize
         self.failure: BaseException | None = None
         self._poll.register(self.mailbox.fd, select.EPOLLIN)
         self._receiver = channel.Receiver()
@@ -174,7 +175,8 @@ class Collector:
     def _take_in(self, item: Any) -> None:
         if type(item) is list:
             self._submit(item)
-            if item[0].job._aborted:
+            job = item[0].job
+            if job._aborted and not getattr(job, "_drains", False):  # those are put aside
                 self._cancel_late(item)
         elif type(item) is weakref.ref:
             if self.feeds.pop(item, None) is None:
@@ -216,10 +218,11 @@ class Collector:
         if self.mailbox.late is not None:
             self.mailbox.late()
 
-    def is_fed_by(self, ident: int) -> bool:
-        """Tell whether a thread is making tasks of an open job (any thread)."""
+    def end_feeds_of(self, ident: int) -> bool:
+        """Have a thread's feeds end at once (that thread); False if one of them cannot."""
         feeds = [reference() for reference in list(self.feeds)]
-        return any(feed is not None and feed.ident == ident for feed in feeds)
+        mine = [feed for feed in feeds if feed is not None and feed.ident == ident]
+        return all(feed.end_now() for feed in mine)
 
     def end_feed(self, feed: Any) -> None:
         """Say that no more tasks of a job will come (any thread)."""
