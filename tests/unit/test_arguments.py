@@ -116,6 +116,13 @@ def test_each_kind_of_call_is_shown() -> None:
     assert arguments.of_task(SimpleNamespace(payload=None, kind=0, weight=0)) is None  # type: ignore[arg-type]
 
 
+def test_an_item_of_a_range_is_shown() -> None:
+    """A chunk of a range travels as a range."""
+    chunk = task(range(10, 20, 2), wire.CHUNK)
+    assert arguments.of_task(chunk, 3) == "(16)"
+    assert arguments.of_task(task((range(3),), wire.CHUNK), 0) == "(range(0, 3, 1))"
+
+
 def test_arguments_in_shared_memory_are_shown() -> None:
     """A segment's pickle is read where it is short; its buffers are not."""
     large = task((np.zeros(1_000_000), 5))
