@@ -42,11 +42,17 @@ class Coroner:
         self._groups: dict[int, str | None] = {}
         self._passed_on: set[int] = set()
 
+    def begin(self, watch: OomWatch) -> None:
+        """Take what the counters said when the pool began."""
+        if self._oom is None:
+            self._oom = watch
+
     def welcome(self, worker: Worker) -> None:
         """Note in which cgroup a worker is that has just become ready, and what is counted there."""
         if self._oom is None:
             self._oom = OomWatch()
-        self._groups[worker.token] = self._oom.group_of(worker.pid)
+        if not worker.buried:
+            self._groups[worker.token] = self._oom.group_of(worker.pid)
 
     def cut_off(self, worker: Worker) -> None:
         """Note why a worker is to be stopped whose channel has ended: unless it is dying already."""

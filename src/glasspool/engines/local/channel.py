@@ -34,6 +34,11 @@ def pair() -> tuple[socket.socket, socket.socket]:
     return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 
 
+def from_fd(fd: int) -> socket.socket:
+    """Make the object of an end from its descriptor, without asking the kernel what it is."""
+    return socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, fileno=fd)
+
+
 def limit_waiting(end: socket.socket, seconds: float) -> None:
     """Let a receive on this end that would wait for longer raise ``BlockingIOError``."""
     whole = int(seconds)

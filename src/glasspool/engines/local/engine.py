@@ -35,6 +35,7 @@ from glasspool.engines.local.callables import Callables
 from glasspool.engines.local.certificate import Coroner
 from glasspool.engines.local.collector import Collector
 from glasspool.engines.local.duty import Duty
+from glasspool.engines.local.oom import OomWatch
 from glasspool.engines.local.outbox import OUTBOX_BYTES, Outboxes
 from glasspool.engines.local.processes import MakeProcess, Recipe
 from glasspool.engines.local.rescue import Rescue
@@ -42,7 +43,7 @@ from glasspool.engines.local.scarcity import Shortage, no_thread
 from glasspool.engines.local.slots import Change
 from glasspool.engines.local.stall import StallWatch
 from glasspool.engines.local.starting import Starts
-from glasspool.engines.local.workers import Worker, WorkerHandler, new_thread
+from glasspool.engines.local.workers import FIRST_AT_ONCE, Worker, WorkerHandler, new_thread
 from glasspool.errors import GlasspoolError, TaskCancelled, WorkerDied
 from glasspool.latch import Latch
 from glasspool.ledger import Task
@@ -188,6 +189,7 @@ class LocalEngine:
         self.over_memory = 0  # workers that were replaced or stopped because of their memory
         self.starts: Starts = Starts(self)
         self._changes: set[Change] = set()
+        self._ordered = 0  # so many of the first workers has the template, without a request
         self._started = 0
         self._all_started = Latch()
         self._start_error: BaseException | None = None
@@ -201,7 +203,8 @@ class LocalEngine:
     def prepare(self) -> None:
         """Fork the template, if the start method is fork. To be called with no thread of ours."""
         if self.start_method == "fork":
-            self.handler.fork_template(self.os_name_of_template)
+            self._ordered = min(self.size, FIRST_AT_ONCE)
+            self.handler.fork_template(self.os_name_of_template, self._ordered)
         else:
             self.handler.use_context(f"gp{self.number} nanny")
 
@@ -220,8 +223,11 @@ class LocalEngine:
         except RuntimeError:
             self._end_without_threads()
             raise
-        for slot in range(self.size):
+        for slot in range(self._ordered, self.size):
             self.handler.mailbox.put(lambda slot=slot: self._first_start(slot))
+        watch = OomWatch()  # here, while the first workers start, and nobody waits for this thread
+        watch.group_of(self.pid)  # most likely theirs, too
+        self.collector.mailbox.put(lambda: self.coroner.begin(watch))
         if not self._all_started.wait(START_LIMIT_S):
             self._start_error = GlasspoolError(
                 f"the workers of {self.name} could not be started within {START_LIMIT_S:.0f} s"
@@ -631,7 +637,8 @@ class LocalEngine:
         self.starts.succeeded()
         if self.start_method != "fork":
             self.handler.mailbox.put(lambda: self.handler.is_ready(worker))
-        self.coroner.welcome(worker)
+        # Not at once: the worker's first task comes first.
+        self.collector.mailbox.put(lambda: self.coroner.welcome(worker))
 
     @property
     def goes_on(self) -> bool:
@@ -724,6 +731,7 @@ class LocalEngine:
     def discard(self) -> None:
         """Close everything of an engine whose threads do not run."""
         segments.kept.end(self.number)
+        self.handler.drop_first()  # the kernel ends them with the template
         self.handler.finish()
         self.collector.dispose()
         self.handler.mailbox.close()

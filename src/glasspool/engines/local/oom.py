@@ -18,6 +18,8 @@ from collections import deque
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from glasspool.engines.local import kernel
+
 CLAIM_S = 5.0
 
 
@@ -31,7 +33,7 @@ class Verdict(NamedTuple):
 class OomWatch:
     """The counters of the cgroups of a pool's workers, and of the machine.
 
-    Only the collector's thread uses it.
+    Who makes it hands it over to the collector's thread, and only that one uses it then.
     """
 
     def __init__(self) -> None:
@@ -90,20 +92,17 @@ class Counter:
 
     def __init__(self, path: str, word: str) -> None:
         self.path = path
-        self._word = word
+        self._sought = b"\n%b " % word.encode()
         self._last = self._read()
         self._unclaimed: deque[float] = deque(maxlen=1000)
 
     def _read(self) -> int | None:
         try:
-            with open(self.path, encoding="ascii") as file:
-                for line in file:
-                    word, _, number = line.partition(" ")
-                    if word == self._word:
-                        return int(number)
+            # Not line by line: a pool that starts reads this, too.
+            _, found, rest = b"\n".join((b"", kernel.read_file(self.path))).partition(self._sought)
+            return int(rest.partition(b"\n")[0]) if found else None
         except (OSError, ValueError):
             return None
-        return None
 
     def look(self) -> None:
         """Note how many kills there are that nobody has claimed yet, and forget the old ones."""
@@ -139,24 +138,29 @@ def groups_of(pid: int) -> dict[str, str]:
     """Return the cgroup of a process for the v1 controller ``memory`` and for v2 (``""``)."""
     found: dict[str, str] = {}
     try:
-        with open(f"/proc/{pid}/cgroup", encoding="utf-8", errors="surrogateescape") as file:
-            for line in file:
-                _, controllers, path = line.rstrip("\n").split(":", 2)
-                for controller in controllers.split(","):
-                    found[controller] = path
+        for line in filter(None, _lines(f"/proc/{pid}/cgroup")):
+            _, controllers, path = line.split(":", 2)
+            for controller in controllers.split(","):
+                found[controller] = path
     except (OSError, ValueError):
         return {}
     return found
 
 
+def _lines(path: str) -> list[str]:
+    return kernel.read_file(path).decode("utf-8", "surrogateescape").split("\n")
+
+
 def _place(kind: str, path: str) -> str | None:
     """Return the folder of a cgroup; in a container its path may begin above what is mounted."""
     try:
-        with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
-            mounts = [line.split() for line in file]
+        mounts = _lines("/proc/self/mountinfo")
     except OSError:
         return None
-    for fields in mounts:
+    for mount in mounts:
+        if "cgroup" not in mount:
+            continue
+        fields = mount.split()
         root, point, system, options = fields[3], fields[4], fields[-3], fields[-1]
         if system != ("cgroup" if kind else "cgroup2") or (kind and kind not in options.split(",")):
             continue

@@ -11,7 +11,7 @@ import itertools
 import os
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from multiprocessing import process as mp_process
 from multiprocessing import spawn, util
 from multiprocessing.context import BaseContext
@@ -23,7 +23,7 @@ from glasspool.engines.local import scoreboard as sb
 from glasspool.engines.local.blackbox import BlackBoxes
 from glasspool.engines.local.outbox import Outboxes
 from glasspool.engines.local.scoreboard import Board
-from glasspool.engines.local.template import Template
+from glasspool.engines.local.template import Order, Template
 from glasspool.engines.local.worker import Setup
 from glasspool.latch import Latch
 
@@ -80,23 +80,28 @@ class Recipe:
 class TemplateStarter:
     """Starts workers through a template (start method fork)."""
 
-    def __init__(self, recipe: Recipe, title: str) -> None:
+    def __init__(self, recipe: Recipe, title: str, orders: Sequence[Order] = ()) -> None:
         self._recipe = recipe
-        self._parent = os.getpid()
-        self.template: Template = Template.fork(self._boot, title, recipe.board.unlink)
+        self.template: Template = Template.fork(self._boot, title, recipe.board.unlink, orders)
 
     def start(self, token: int, setup: Setup, end: socket.socket) -> BaseProcess:
         """Ask for a worker; the template's report tells its pid."""
         handle = self._recipe.process(None, None)
-        values = tuple(setup._replace(forked=True, template=self.template.pid))
-        self.template.start(token, handle._identity, handle.name, values, end.fileno())
+        self.template.start(token, handle._identity, handle.name, tuple(setup), end.fileno())
         return handle
 
-    def _boot(self, fd: int, identity: tuple[int, ...], name: str, values: tuple[Any, ...]) -> int:
+    def _boot(
+        self,
+        fd: int,
+        identity: tuple[int, ...],
+        name: str,
+        values: tuple[Any, ...],
+        template: int,
+    ) -> int:
         """Run a worker, in the fork that is to be it."""
-        setup = Setup(*values)
+        setup = Setup(*values)._replace(forked=True, template=template)
         parent = mp_process.current_process()
-        end = socket.socket(fileno=fd)
+        end = channel.from_fd(fd)
         made = self._recipe.process(end, setup)
         made._identity = identity
         made._parent_pid = setup.parent  # type: ignore[attr-defined]

@@ -33,6 +33,8 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
+from glasspool.engines.local import kernel
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -176,8 +178,7 @@ def process_start_ticks(pid: int) -> int:
     ``proc_pid_stat(5)``, field 22.
     """
     try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            return int(file.read().rpartition(b")")[2].split()[19])
+        return int(kernel.read_file(f"/proc/{pid}/stat").rpartition(b")")[2].split()[19])
     except (OSError, ValueError, IndexError):
         return 0
 
@@ -185,8 +186,7 @@ def process_start_ticks(pid: int) -> int:
 def boot_id() -> str:
     """Return the kernel's random id of this boot, or an empty string."""
     try:
-        with open("/proc/sys/kernel/random/boot_id") as file:
-            return file.read().strip()
+        return kernel.read_file("/proc/sys/kernel/random/boot_id").decode().strip()
     except OSError:
         return ""
 
@@ -518,10 +518,9 @@ def _make_somewhere(
     name: str, size: int, reserved: int, may_be_nameless: bool
 ) -> tuple[str, mmap.mmap, int, str | None]:
     """Make and map a file: path, mapping, descriptor, and what is to be said if it lies elsewhere."""
-    wanted, *others = dict.fromkeys((_folder_name(), *folders()))
-    refusals = []
+    refusals: list[str] = []
     last = OSError()
-    for home in (wanted, *others):
+    for home in _homes():
         path = os.path.join(home, name)
         try:
             memory, fd = _make_file(home, path, size, reserved)
@@ -542,6 +541,13 @@ def _make_somewhere(
         f"({'; '.join(refusals)}); set GLASSPOOL_DIR to a folder with room"
     )
     return "", memory, -1, trouble
+
+
+def _homes() -> Iterator[str]:
+    """Yield where a scoreboard may lie; to look for other places than the first takes time."""
+    wanted = _folder_name()
+    yield wanted
+    yield from (home for home in folders() if home != wanted)
 
 
 def _make_file(home: str, path: str, size: int, reserved: int) -> tuple[mmap.mmap, int]:

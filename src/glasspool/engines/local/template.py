@@ -13,6 +13,9 @@ Protocol, one message each way per line, as marshalled tuples::
     -> ("start", token, identity, name, setup)    with the worker's end of its channel
     -> ("quit",)
     <- ("started", token, pid)   ("failed", token, errno)   ("exited", token, pid, status, peak)
+
+The first workers need no request: the template inherits their order with everything else, and starts
+them at once, while the pool starts its threads.
 """
 
 from __future__ import annotations
@@ -27,16 +30,27 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable
-from typing import Any, NoReturn
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, NoReturn
 
 from glasspool.engines.local import channel, kernel
 
 END_LIMIT_S = 1.0
 
-BootWorker = Callable[[int, tuple[int, ...], str, tuple[Any, ...]], int]
-"""Runs a worker to its end in the calling process: descriptor of its channel, identity, name, setup;
-returns its exit code."""
+BootWorker = Callable[[int, tuple[int, ...], str, tuple[Any, ...], int], int]
+"""Runs a worker to its end in the calling process: descriptor of its channel, identity, name, setup,
+the template's pid; returns its exit code."""
+
+
+class Order(NamedTuple):
+    """A worker that the template is to start at once, with both ends of its channel."""
+
+    token: int
+    identity: tuple[int, ...]
+    name: str
+    setup: tuple[Any, ...]
+    ours: socket.socket
+    theirs: socket.socket
 
 
 class Template:
@@ -50,10 +64,17 @@ class Template:
         self._receiver = channel.Receiver()
 
     @classmethod
-    def fork(cls, boot: BootWorker, title: str, orphaned: Callable[[], None]) -> Template:
+    def fork(
+        cls,
+        boot: BootWorker,
+        title: str,
+        orphaned: Callable[[], None],
+        orders: Sequence[Order] = (),
+    ) -> Template:
         """Fork the calling process into a template. Other threads should not be running.
 
-        The template calls ``orphaned`` when the parent has died without a word.
+        The template starts the ``orders`` at once, and reports on each as on any other start. It calls
+        ``orphaned`` when the parent has died without a word.
 
         Raises:
             OSError: The process cannot be forked.
@@ -69,7 +90,9 @@ class Template:
             theirs.close()
             raise
         if pid == 0:
-            _become_template(ours, theirs, parent, boot, title, orphaned)
+            for order in orders:
+                order.ours.close()
+            _become_template(ours, theirs, parent, boot, title, orphaned, orders)
         theirs.close()
         return cls(pid, ours)
 
@@ -136,6 +159,7 @@ def _become_template(
     boot: BootWorker,
     title: str,
     orphaned: Callable[[], None],
+    orders: Sequence[Order],
 ) -> NoReturn:
     code = 1
     try:
@@ -144,8 +168,10 @@ def _become_template(
         _be_main_thread()
         gc.disable()  # nothing of the parent's garbage is to be finalized here
         ours.close()
+        loop = _Loop(theirs, parent, boot, collects)
+        loop.start_all(orders)
         kernel.name_process(os.getpid(), title)
-        if not _Loop(theirs, parent, boot, collects).run():
+        if not loop.run():
             orphaned()
         code = 0
     finally:
@@ -172,6 +198,10 @@ def _no_interrupt(number: int, frame: object) -> None:
     """Take Ctrl-C without a word: it is for the caller."""
 
 
+_What = tuple[int, tuple[int, ...], str, tuple[Any, ...]]
+"""A worker to start: token, identity, name, setup."""
+
+
 class _Loop:
     """What the template does."""
 
@@ -180,6 +210,7 @@ class _Loop:
         self._collects = collects
         self._told_to_quit = False
         self._boot = boot
+        self._pid = os.getpid()
         self._receiver = channel.Receiver()
         self._poll = select.poll()
         self._poll.register(end.fileno(), select.POLLIN)
@@ -190,6 +221,13 @@ class _Loop:
         if os.getppid() != parent:
             os._exit(1)
         self._children: dict[int, tuple[int, int]] = {}
+
+    def start_all(self, orders: Sequence[Order]) -> None:
+        """Start the first workers."""
+        left = [order.theirs.detach() for order in orders]
+        for order in orders:
+            fd = left.pop(0)
+            self._try_to_start(order[:4], [fd], left)
 
     def run(self) -> bool:
         """Run until told to quit (True), or until the parent is gone (False)."""
@@ -212,27 +250,25 @@ class _Loop:
         if command != "start":
             self._told_to_quit = True
             return False
-        token, identity, name, setup = rest
-        try:
-            self._start(token, identity, name, setup, fds)
-        except OSError as error:
-            self._tell("failed", token, error.errno)
-        finally:
-            channel.close_fds(fds)
+        self._try_to_start(tuple(rest), fds, [])
         return True
 
-    def _start(
-        self,
-        token: int,
-        identity: tuple[int, ...],
-        name: str,
-        setup: tuple[Any, ...],
-        fds: list[int],
-    ) -> None:
+    def _try_to_start(self, what: _What, fds: list[int], others: list[int]) -> None:
+        """Start a worker; ``others`` are descriptors that it is not to keep."""
+        try:
+            self._start(what, fds, others)
+        except OSError as error:
+            self._tell("failed", what[0], error.errno)
+        finally:
+            channel.close_fds(fds)
+
+    def _start(self, what: _What, fds: list[int], others: list[int]) -> None:
         if not fds:
             raise OSError(errno.EMFILE, "the worker's channel did not arrive")
+        token, identity, name, setup = what
         pid = os.fork()
         if pid == 0:
+            channel.close_fds(others)
             self._be_worker(fds[0], identity, name, setup)
         try:
             pidfd = os.pidfd_open(pid) if hasattr(os, "pidfd_open") else None
@@ -255,7 +291,7 @@ class _Loop:
             channel.close_fds(list(self._children))
             if self._collects:
                 gc.enable()
-            code = self._boot(fd, identity, name, setup)
+            code = self._boot(fd, identity, name, setup, self._pid)
         finally:
             os._exit(code)
 

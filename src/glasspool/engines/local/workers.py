@@ -41,6 +41,7 @@ from glasspool.engines.local.processes import (
     reap,
     tokens,
 )
+from glasspool.engines.local.template import Order
 from glasspool.engines.local.timers import Timers
 from glasspool.engines.local.worker import Setup
 
@@ -60,6 +61,9 @@ STATUS_LIMIT_S = 1.0
 MAX_FAULTS = 20
 BEGIN_LIMIT_S = 0.1
 """A worker that has not begun its next task after so long is stopped, or gets no processor."""
+FIRST_AT_ONCE = 16
+"""So many workers are started by the template without being asked; until it is forked, this process has
+both ends of their channels open."""
 STARTS_AT_ONCE = 64
 """So many starts may be with the template: we never wait for it to read, as it may wait for us."""
 
@@ -177,16 +181,48 @@ class WorkerHandler:
 
     # Called by other threads ----------------------------------------------------------------------
 
-    def fork_template(self, title: str) -> None:
+    def fork_template(self, title: str, first: int = 0) -> None:
         """Fork the calling thread's process into a template. While this loop does not run.
+
+        The template starts workers for the slots below ``first`` at once.
 
         Raises:
             OSError: It cannot be forked.
         """
-        starter = TemplateStarter(self._recipe, title)
+        orders: list[Order] = []
+        try:
+            for slot in range(first):
+                orders.append(self._order(slot))
+            starter = TemplateStarter(self._recipe, title, orders)
+        except BaseException:
+            self.drop_first()
+            raise
+        finally:
+            for order in orders:
+                order.theirs.close()
+        self._unreported = len(orders)
         self.starter = starter
         for fd in starter.template.watched():
             self._poll.register(fd, select.POLLIN)
+
+    def _order(self, slot: int) -> Order:
+        """Prepare a worker, which the template is to start at once."""
+        worker, theirs = self._new_worker(slot)
+        try:
+            handle = worker.process = self._recipe.process(None, None)
+            self.workers[worker.token] = worker
+        except BaseException:
+            self._undo_start(worker, theirs)
+            raise
+        setup = tuple(self._setup(worker))
+        return Order(worker.token, handle._identity, handle.name, setup, worker.end, theirs)
+
+    def drop_first(self) -> None:
+        """Forget the workers of a template of which nobody has heard, and never will."""
+        for worker in list(self.workers.values()):
+            del self.workers[worker.token]
+            worker.end.close()
+            self._give_back(worker.record)
 
     def use_context(self, nanny_title: str) -> None:
         """Start workers as ``multiprocessing`` does."""
@@ -308,27 +344,14 @@ class WorkerHandler:
             self._put_off.append(slot)
             self._engine.start_put_off(slot)
             return
-        board = self._recipe.board
-        record = self._take_record()
-        try:
-            ours, theirs = channel.pair()
-        except BaseException:
-            self._give_back(record)
-            raise
-        generation = self._generations.get(slot, -1) + 1
-        self._generations[slot] = generation
-        worker = Worker(slot, generation, record, ours)
-        board.set_word(record, sb.W_SLOT, slot)
-        board.set_word(record, sb.W_STATE, sb.STARTING)
-        setup = self._setup(worker)
+        worker, theirs = self._new_worker(slot)
         starter = self.starter
         try:
             if starter is None:
                 raise OSError(errno.ESRCH, "the pool has no way to start workers")
-            worker.process = starter.start(worker.token, setup, theirs)
+            worker.process = starter.start(worker.token, self._setup(worker), theirs)
         except BaseException:
-            ours.close()
-            self._give_back(record)
+            self._undo_start(worker, theirs)
             raise
         finally:
             theirs.close()
@@ -340,6 +363,26 @@ class WorkerHandler:
             self._has_pid(worker, int(worker.process.pid or 0))
             if len(self.workers) >= self._engine.size:
                 self._see_to_nanny()
+
+    def _new_worker(self, slot: int) -> tuple[Worker, socket.socket]:
+        """Make a worker that has no process yet; return it with its process's end of the channel."""
+        board = self._recipe.board
+        record = self._take_record()
+        try:
+            ours, theirs = channel.pair()
+        except BaseException:
+            self._give_back(record)
+            raise
+        generation = self._generations.get(slot, -1) + 1
+        self._generations[slot] = generation
+        board.set_word(record, sb.W_SLOT, slot)
+        board.set_word(record, sb.W_STATE, sb.STARTING)
+        return Worker(slot, generation, record, ours), theirs
+
+    def _undo_start(self, worker: Worker, theirs: socket.socket) -> None:
+        worker.end.close()
+        theirs.close()
+        self._give_back(worker.record)
 
     def _take_record(self) -> int:
         """Take a record and its outbox, wiped.
