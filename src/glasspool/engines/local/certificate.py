@@ -215,6 +215,8 @@ class Coroner:
 def load() -> None:
     """Load the modules that a certificate and an answer need, while there are descriptors for it."""
     with contextlib.suppress(OSError):  # too late: there is none left even now
+        import copy  # noqa: F401
+
         from glasspool import snapshot  # noqa: F401
         from glasspool.engines.local import arguments, desk, traces  # noqa: F401
 

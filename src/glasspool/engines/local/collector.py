@@ -12,7 +12,6 @@ pickled by the thread that submits and rebuilt by the thread that asks.
 from __future__ import annotations
 
 import contextlib
-import copy
 import errno
 import marshal
 import select
@@ -1046,6 +1045,8 @@ def _may_lend(engine: LocalEngine) -> bool:
 
 def _copy_of(error: BaseException) -> BaseException:
     """Return an error for one task alone: an error that many raise collects all their tracebacks."""
+    import copy
+
     made = copy.copy(error)
     made.__cause__ = error.__cause__
     return made

@@ -268,7 +268,7 @@ class LocalEngine:
         if not self._all_started.is_set():
             self._start_error = error
             self._all_started.set()
-        else:
+        elif self._start_error is None:
             what = f"worker {slot}"
             self.handler.start_later(slot, self.shortage.failed(what, what, error))
             self.start_put_off(slot)
@@ -375,8 +375,12 @@ class LocalEngine:
             self.discard()
         else:
             self._terminating = True
-            self.handler.mailbox.put(self.handler.finish)
+            self.handler.mailbox.put(self._undo_start)
             self.done.wait(5.0)  # woken by the worker-handler's last act
+
+    def _undo_start(self) -> None:
+        self.collector.mailbox.items.clear()  # workers that it was to take in, but it does not run
+        self.handler.undo()
 
     def come_back(self) -> bool:
         """Start our threads again; False if they cannot be started for want of threads."""
@@ -731,7 +735,7 @@ class LocalEngine:
     def discard(self) -> None:
         """Close everything of an engine whose threads do not run."""
         segments.kept.end(self.number)
-        self.handler.drop_first()  # the kernel ends them with the template
+        self.handler.drop_first()
         self.handler.finish()
         self.collector.dispose()
         self.handler.mailbox.close()

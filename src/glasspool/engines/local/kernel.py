@@ -12,6 +12,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from typing import Any
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_PTRACER = 0x59616D61
@@ -50,7 +51,8 @@ def _found_prctl() -> Callable[[int, int], int]:
         # The part of ctypes that is C: the other one takes 2 ms to load, a third of a pool's start.
         import _ctypes
 
-        address = _ctypes.dlsym(_ctypes.dlopen(None, os.RTLD_NOW), "prctl")
+        program: Any = None  # the stub does not know that there may be no file
+        address = _ctypes.dlsym(_ctypes.dlopen(program, os.RTLD_NOW), "prctl")
         call = _ctypes.call_function
     except (ImportError, AttributeError, OSError):
         return _prctl_by_ctypes

@@ -13,7 +13,7 @@ import signal
 import socket
 from collections.abc import Callable, Sequence
 from multiprocessing import process as mp_process
-from multiprocessing import spawn, util
+from multiprocessing import util
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from typing import Any
@@ -214,6 +214,8 @@ class Nanny:
             *(which * 8 for which in words),
         )
         script = os.path.join(os.path.dirname(os.path.abspath(__file__)), "nanny.py")
+        from multiprocessing import spawn  # not in a pool that forks
+
         interpreter = os.fsdecode(spawn.get_executable())
         numbers = (board.header.pid, board.header.start_ticks)
         arguments = [interpreter, "-I", "-S", script, board.file, *map(str, numbers), title]

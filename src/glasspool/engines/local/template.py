@@ -249,6 +249,7 @@ class _Loop:
         command, *rest = marshal.loads(message)
         if command != "start":
             self._told_to_quit = True
+            self._end_children()
             return False
         self._try_to_start(tuple(rest), fds, [])
         return True
@@ -301,6 +302,16 @@ class _Loop:
         os.close(pidfd)
         _, status, usage = os.wait4(pid, 0)  # it has ended: the pidfd says so
         self._tell("exited", token, pid, status, kernel.rusage_bytes(usage.ru_maxrss))
+
+    def _end_children(self) -> None:
+        """End the workers that are left, those of a pool that could not be made, and take their status.
+
+        The kernel would end them with us, but somebody else would have to reap them then.
+        """
+        for _, pid in self._children.values():
+            os.kill(pid, signal.SIGKILL)
+        for _, pid in self._children.values():
+            os.waitpid(pid, 0)  # woken by the signal
 
     def _tell(self, *report: Any) -> None:
         with contextlib.suppress(OSError):  # the parent is gone: the poll will say so

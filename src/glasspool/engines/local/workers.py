@@ -192,7 +192,7 @@ class WorkerHandler:
         orders: list[Order] = []
         try:
             for slot in range(first):
-                orders.append(self._order(slot))
+                orders.append(self._order(slot))  # noqa: PERF401  # some are there at an error
             starter = TemplateStarter(self._recipe, title, orders)
         except BaseException:
             self.drop_first()
@@ -218,11 +218,22 @@ class WorkerHandler:
         return Order(worker.token, handle._identity, handle.name, setup, worker.end, theirs)
 
     def drop_first(self) -> None:
-        """Forget the workers of a template of which nobody has heard, and never will."""
+        """Forget the first workers: the pool was not made, and the template ends them before it ends."""
+        self.drop_template()  # before their channels: they would complain
         for worker in list(self.workers.values()):
             del self.workers[worker.token]
+            self._unwatch(worker)
+            mp_process._children.discard(worker.process)  # type: ignore[attr-defined]
+            fd, worker.pidfd = worker.pidfd, None
+            if fd is not None:
+                os.close(fd)
             worker.end.close()
             self._give_back(worker.record)
+
+    def undo(self) -> None:
+        """End the loop of a pool that was not made (an item)."""
+        self.drop_first()
+        self.finish()
 
     def use_context(self, nanny_title: str) -> None:
         """Start workers as ``multiprocessing`` does."""
@@ -460,7 +471,7 @@ class WorkerHandler:
         starter = self.starter
         if not isinstance(starter, TemplateStarter):
             return
-        while True:
+        while self.starter is starter:  # the last report may be the one that ends it
             try:
                 report = starter.template.receive()
             except BlockingIOError:
