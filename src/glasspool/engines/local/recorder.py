@@ -44,12 +44,17 @@ awaits_logging: bool = False
 """Whether nobody has imported ``logging`` here yet, so that there are no log lines to follow."""
 
 
-def install(boxes: blackbox.BlackBoxes, record: int) -> None:
-    """Record the last words of this process from now on. Called once, as the worker starts."""
+def install(boxes: blackbox.BlackBoxes, record: int, peak: bool = True) -> None:
+    """Record the last words of this process from now on. Called once, as the worker starts.
+
+    ``peak``: note the peak memory of the process so far, which may be that of the one that started it.
+    """
     global _current
     # A worker of a pool that was made in a worker inherited its parent's recorder.
     had = _current.had if _current is not None else faulthandler.is_enabled()
     recorder = Recorder(boxes, record, had)
+    if peak:
+        recorder.note_peak()
     _current = recorder
     recorder.trace_faults()
     look_for_logging()
@@ -87,6 +92,9 @@ class Recorder:
         self._call_handlers: Any = None
         self._follower: Any = None
         self._streams: list[tuple[Any, Any]] = []
+
+    def note_peak(self) -> None:
+        """Note the peak memory of the process as it starts."""
         self._words[2] = _peak_bytes()
 
     # Faults -------------------------------------------------------------------------------------

@@ -11,7 +11,8 @@ requests, for the end of a worker (reaped, and reported with its status) and for
 Protocol, one message each way per line, as marshalled tuples::
 
     -> ("start", token, identity, name, setup)    with the worker's end of its channel
-    -> ("quit",)
+    -> ("leave",)     once the last worker has ended
+    -> ("quit",)      now
     <- ("started", token, pid)   ("failed", token, errno)   ("exited", token, pid, status, peak)
 
 The first workers need no request: the template inherits their order with everything else, and starts
@@ -120,6 +121,12 @@ class Template:
             return None
         return marshal.loads(message) if message else None
 
+    def leave(self) -> None:
+        """Let the template end by itself when its last worker has: nobody waits for a word of ours then."""
+        if self.pidfd is not None:  # else it does not know its workers' ends
+            with contextlib.suppress(OSError):
+                channel.try_send(self.end, marshal.dumps(("leave",)))
+
     def quit(self) -> None:
         """Let the template end; its workers, if any are left, end with it."""
         with contextlib.suppress(OSError):
@@ -208,7 +215,7 @@ class _Loop:
     def __init__(self, end: socket.socket, parent: int, boot: BootWorker, collects: bool) -> None:
         self._end = end
         self._collects = collects
-        self._told_to_quit = False
+        self._told_to_quit = self._leaves = False
         self._boot = boot
         self._pid = os.getpid()
         self._receiver = channel.Receiver()
@@ -231,13 +238,14 @@ class _Loop:
 
     def run(self) -> bool:
         """Run until told to quit (True), or until the parent is gone (False)."""
-        while True:
+        while self._children or not self._leaves:
             # Woken by a request, by the end of a worker, or by the end of the parent.
             for fd, _ in self._poll.poll():
                 if fd in self._children:
                     self._report(fd)
                 elif fd == self._parent or not self._obey():
                     return self._told_to_quit
+        return True
 
     def _obey(self) -> bool:
         try:
@@ -247,12 +255,15 @@ class _Loop:
         if not message:
             return False
         command, *rest = marshal.loads(message)
-        if command != "start":
-            self._told_to_quit = True
-            self._end_children()
-            return False
-        self._try_to_start(tuple(rest), fds, [])
-        return True
+        if command == "start":
+            self._try_to_start(tuple(rest), fds, [])
+            return True
+        if command == "leave":
+            self._leaves = True
+            return True
+        self._told_to_quit = True
+        self._end_children()
+        return False
 
     def _try_to_start(self, what: _What, fds: list[int], others: list[int]) -> None:
         """Start a worker; ``others`` are descriptors that it is not to keep."""

@@ -131,7 +131,7 @@ def main(
         board = sb.Board.attach(board)
     worker = Worker(end, board, boxes, setup)
     _here = worker
-    recorder.install(black, setup.record)
+    recorder.install(black, setup.record, peak=setup.template is None)
     worker.answer_signals()
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(after_in_child=worker.become_copy)

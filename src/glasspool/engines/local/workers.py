@@ -158,6 +158,7 @@ class WorkerHandler:
         self.workers: dict[int, Worker] = {}  # by token
         self._by_fd: dict[int, Worker] = {}
         self._records = list(range(recipe.boxes.count - 1, -1, -1))
+        self._fresh = 0  # this record and those above were never used, and are empty
         # Slots whose start is put off until there is a record, and until the template keeps up.
         self._put_off: deque[int] = deque()
         self._unreported = 0
@@ -412,6 +413,9 @@ class WorkerHandler:
                 error.errno, f"no memory for one more worker of {self._engine.name}", board.file
             ) from error
         self._records.pop()
+        if record >= self._fresh:
+            self._fresh = record + 1
+            return record
         board.clear(record)
         boxes.clear(record)
         black.clear(record)
@@ -504,6 +508,9 @@ class WorkerHandler:
         for fd in starter.template.watched():
             self._poll.unregister(fd)
         self.starter = None
+        if self._finishing and all(worker.ending for worker in self.workers.values()):
+            starter.template.reap()  # it has left
+            return
         self._template_is_missed = not self._finishing and self._engine.rescue.template_died()
         starter.template.reap()
         self._unreported = 0
@@ -650,6 +657,8 @@ class WorkerHandler:
     def finish(self) -> None:
         """End the loop once the last worker is gone; start none any more."""
         self._finishing = True
+        if isinstance(self.starter, TemplateStarter):
+            self.starter.template.leave()
         self._finish_if_empty()
 
     def _finish_if_empty(self) -> None:
