@@ -26,7 +26,6 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
-from multiprocessing.pool import ExceptionWithTraceback  # type: ignore[attr-defined]
 from types import FrameType, TracebackType
 from typing import Any, NamedTuple, NoReturn
 
@@ -757,9 +756,7 @@ def _error_body(
     if unloadable and error.__cause__ is not None:
         error = error.__cause__
     story = _cut_middle(_story_of(error))
-    wrapped = ExceptionWithTraceback.__new__(ExceptionWithTraceback)
-    wrapped.exc = error
-    wrapped.tb = f'\n"""\n{story}"""'
+    wrapped = _Wrapped(error, f'\n"""\n{story}"""')
     pickled: bytes | None = None
     why = ""
     try:
@@ -771,6 +768,29 @@ def _error_body(
     names = () if unloadable else tuple(class_name(cls) for cls in type(error).__mro__)
     name = type(error).__qualname__
     return payload.dump_plain((name, _text_of(error), story, pickled, why, unloadable, names))
+
+
+class _Wrapped:
+    """An exception to be pickled with its story, as the standard library's pool does it.
+
+    Not by its class, as a worker that is spawned has no time to load ``multiprocessing.pool``.
+    """
+
+    __slots__ = ("_error", "_story")
+
+    def __init__(self, error: BaseException, story: str) -> None:
+        self._error = error
+        self._story = story
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return rebuilt, (self._error, self._story)
+
+
+def rebuilt(error: BaseException, story: str) -> BaseException:
+    """Return an exception that came from a worker, with its traceback there as its cause."""
+    from multiprocessing.pool import rebuild_exc  # type: ignore[attr-defined]
+
+    return rebuild_exc(error, story)  # type: ignore[no-any-return]
 
 
 def class_name(cls: type) -> str:
