@@ -196,7 +196,8 @@ class WorkerHandler:
                 orders.append(self._order(slot))  # noqa: PERF401  # some are there at an error
             starter = TemplateStarter(self._recipe, title, orders)
         except BaseException:
-            self.drop_first()
+            if first:
+                self.drop_first()
             raise
         finally:
             for order in orders:
