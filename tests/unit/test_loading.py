@@ -6,12 +6,12 @@ import multiprocessing
 import pickle
 import subprocess
 import sys
+from typing import Generic, NamedTuple, TypeVar
 
 import pytest
 
 import glasspool
 from glasspool.options import Policy
-from glasspool.typed import Generic, NamedTuple, TypeVar
 
 T = TypeVar("T")
 
