@@ -720,6 +720,7 @@ class LocalEngine:
         self.boxes.close()
         self.black.close()
         self.board.close()
+        self.handler.reap()  # here: their ends take as long as all of the above
         if self.on_disposed is not None:
             self.on_disposed(self)
         self.is_usable = False
@@ -737,6 +738,7 @@ class LocalEngine:
         segments.kept.end(self.number)
         self.handler.drop_first()
         self.handler.finish()
+        self.handler.reap()
         self.collector.dispose()
         self.handler.mailbox.close()
         self.boxes.close()

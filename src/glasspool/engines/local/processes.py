@@ -230,7 +230,7 @@ class Nanny:
         if fd is not None:
             os.close(fd)
 
-    def end(self) -> None:
+    def kill(self) -> None:
         """End the nanny, if it has not ended: the pool has."""
         with contextlib.suppress(ProcessLookupError):  # the user's SIGCHLD handler reaped it
             if self.pidfd is None:
@@ -238,6 +238,9 @@ class Nanny:
             else:
                 signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
         self.close()
+
+    def reap(self) -> None:
+        """Take the status of the nanny, which has been killed."""
         try:
             os.waitpid(self.pid, 0)  # woken by its end, which is near
         except ChildProcessError:  # the user's SIGCHLD handler reaped it

@@ -91,8 +91,6 @@ class Template:
             theirs.close()
             raise
         if pid == 0:
-            for order in orders:
-                order.ours.close()
             _become_template(ours, theirs, parent, boot, title, orphaned, orders)
         theirs.close()
         return cls(pid, ours)
@@ -175,9 +173,11 @@ def _become_template(
         _be_main_thread()
         gc.disable()  # nothing of the parent's garbage is to be finalized here
         ours.close()
+        for order in orders:
+            order.ours.close()
+        kernel.name_process(os.getpid(), title)
         loop = _Loop(theirs, parent, boot, collects)
         loop.start_all(orders)
-        kernel.name_process(os.getpid(), title)
         if not loop.run():
             orphaned()
         code = 0

@@ -173,6 +173,7 @@ class WorkerHandler:
         self._generations: dict[int, int] = {}
         self._template_is_missed = False
         self._nanny_fd = -1
+        self._dismissed: list[Callable[[], None]] = []  # take the status of who is about to end
         self.hard_watch: HardWatch | None = None
         hard = engine.options.max_memory_hard
         if hard is not None:
@@ -525,12 +526,21 @@ class WorkerHandler:
 
     def drop_template(self) -> None:
         """Let the template end, and wait for that: some milliseconds, a second at most."""
+        self._dismiss_template()
+        self.reap()
+
+    def _dismiss_template(self) -> None:
         starter, self.starter = self.starter, None
         if isinstance(starter, TemplateStarter):
             for fd in starter.template.watched():
                 self._poll.unregister(fd)
             starter.template.quit()
-            starter.template.reap()
+            self._dismissed.append(starter.template.reap)
+
+    def reap(self) -> None:
+        """Wait for the end of the processes that have been told to end: some milliseconds."""
+        while self._dismissed:
+            self._dismissed.pop()()
 
     def template_is_back(self) -> None:
         """Start the workers that could not be started meanwhile (an item)."""
@@ -558,6 +568,7 @@ class WorkerHandler:
 
     def _lost_nanny(self) -> None:
         self._end_nanny()
+        self.reap()
         self._see_to_nanny()
 
     def _end_nanny(self) -> None:
@@ -567,7 +578,8 @@ class WorkerHandler:
         starter = self.starter
         if isinstance(starter, ContextStarter) and starter.nanny is not None:
             nanny, starter.nanny = starter.nanny, None
-            nanny.end()
+            nanny.kill()
+            self._dismissed.append(nanny.reap)
 
     # Ending ---------------------------------------------------------------------------------------
 
@@ -666,7 +678,7 @@ class WorkerHandler:
         if not self._finishing or self.workers or self._ended:
             return
         self._end_nanny()
-        self.drop_template()
+        self._dismiss_template()
         if self._server is not None:
             self._poll.unregister(self._server.fileno())
             self._server.close()
