@@ -99,23 +99,29 @@ class Feed:
         Raises:
             BaseException: What the iterable raised. What was drawn before is on its way.
         """
-        make, job, collector = self._make, self._job, self._engine.collector
         try:
-            self._make_rows()
-            for value in self._chunks():
-                if job._aborted or collector.stopped:
-                    break
-                make(value)
-                is_at_limit = self._index >= self._draw_until
-                if is_at_limit or self._bytes - job._settled_bytes > self._ahead:
-                    if not self._is_far_ahead():
-                        continue
-                    self._hand_in()
-                    if not may_wait:
-                        return False
-                    self._wait_for_room()
+            while True:
+                self._make_rows()
+                if self._make_some():
+                    return True
+                self._hand_in()
+                if not may_wait:
+                    return False
+                self._wait_for_room()
         finally:
             self._hand_in()
+
+    def _make_some(self) -> bool:
+        """Make tasks until the values are used up, or nobody wants them (True), or until it should wait."""
+        make, job, collector = self._make, self._job, self._engine.collector
+        for value in self._chunks():
+            if job._aborted or collector.stopped:
+                return True
+            make(value)
+            is_at_limit = self._index >= self._draw_until
+            is_ahead = is_at_limit or self._bytes - job._settled_bytes > self._ahead
+            if is_ahead and self._is_far_ahead():
+                return False
         return True
 
     def finish(self, raised: bool = False) -> int:
@@ -187,9 +193,11 @@ class Feed:
         is_plain, weight = plain.is_plain, plain.WEIGHT
         while not (job._aborted or collector.stopped):
             start = self._index
-            most = min(self._group_size, self._draw_until - start)
-            if most <= 0 or self._bytes - job._settled_bytes > AHEAD_BYTES:
+            is_at_limit = start >= self._draw_until
+            is_ahead = is_at_limit or self._bytes - job._settled_bytes > self._ahead
+            if is_ahead and self._is_far_ahead():
                 return
+            most = min(self._group_size, self._draw_until - start)
             values = list(itertools.islice(self._values, int(most)))
             if not all(map(is_plain, values)):
                 self._values = itertools.chain(values, self._values)

@@ -46,10 +46,11 @@ class Task:
         policy: How long it may run and how often it may be tried anew; None: as long as it takes, once.
         attempts: How often it was begun and came to nothing: its worker died, or it is tried anew.
         retried_ns: When it was last let wait for a further attempt; 0: never.
-        seq: Its number among the tasks of the worker that holds it.
+        seq: Its number among the tasks of the worker that holds it; of no meaning while it has none.
         holder: The ``Held`` of that worker, None while it waits and after its end.
         state: WAITING, SENT or ENDED.
-        ended_as: What came (``wire.OK_PLAIN`` and so on); OPEN before. What follows is set before this.
+        ended_as: What came (``wire.OK_PLAIN`` and so on); OPEN before. The next four are set before this,
+            and a ``Part`` does not have them until then.
         outcome: The value if it came as OK_PLAIN; else kind and body, and once the body has been rebuilt,
             how many bytes it had, and the word for the end.
         worker: Who ran it; None if nobody did.
@@ -60,7 +61,7 @@ class Task:
         items: How many calls of the user's function it holds.
 
     There may be millions: each attribute more is memory, and time for the garbage collector. Each kind
-    of task sets all of them in its constructor, in one row.
+    of task sets them in its constructor, in one row.
     """
 
     __slots__ = (
@@ -154,14 +155,9 @@ class Part(Task):
         self.policy = policy
         self.attempts = 0
         self.retried_ns = 0
-        self.seq = -1
         self.holder = None
         self.state = WAITING
         self.ended_as = OPEN
-        self.outcome = None
-        self.worker = None
-        self.begun_ns = 0
-        self.ended_ns = 0
 
     def notify(self) -> None:
         """Tell the job."""
@@ -226,8 +222,8 @@ class Ledger:
         """Hand the next waiting task to a worker. Call ``next_waiting`` first."""
         task = self.waiting.popleft()
         task.state = SENT
-        task.holder = held
         task.seq = held.next_seq
+        task.holder = held  # after its number: a view may look at any moment
         held.next_seq += 1
         held.tasks[task.id] = task
         return task
@@ -251,8 +247,8 @@ class Ledger:
                 if room < 0 and (row or must_fit):
                     break
                 task.state = SENT
-                task.holder = held
                 task.seq = seq
+                task.holder = held
                 seq += 1
                 tasks[task.id] = task
                 row.append(task)

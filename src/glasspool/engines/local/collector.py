@@ -581,7 +581,9 @@ class Collector:
         """Settle tasks that a worker has done; the loop runs once for each task of the pool's."""
         rebuild, plain, has_plain = marshal.loads, wire.OK_PLAIN, wire.PLAIN
         # First of all: what cannot be rebuilt is a fault of ours, and nothing has been settled yet.
-        outcomes = [rebuild(body) if kind == plain else (kind, body) for kind, *_, body in replies]
+        outcomes = [
+            rebuild(reply[6]) if reply[0] == plain else (reply[0], reply[6]) for reply in replies
+        ]
         tasks = self.ledger.end_row(held, [reply[3] for reply in replies], DONE)
         owner: Any = None
         alike: list[Task] = []  # of the same owner
