@@ -202,6 +202,7 @@ def main(count: int, seed: int) -> None:
     ctx = multiprocessing.get_context("fork")
     pools = 0
     pool = glasspool.Pool(2, context=ctx)
+    pool.stats()  # loads what it needs: an import that is torn away leaves CPython's own locks taken
     weather = Weather(count, seed)
     weather.start()
     programs = Program(pool, weather, seed)

@@ -220,7 +220,7 @@ def test_a_death_beside_a_child_that_holds_the_channel(make: MakePool) -> None:
     begun = time.monotonic()
     with _no_fork_warning():
         certificate = died_of(pool.apply_async(tasks.fork_and_die), 5)
-    assert time.monotonic() - begun < 1
+    assert time.monotonic() - begun < 3  # the process may still be starting
     assert certificate.signal == signal.SIGKILL
     works(pool, 2)
 

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 import fault_tasks as tasks
+import psutil
 import pytest
 from test_first_faults import died_of, template_of, works
 from test_scarcity import run
@@ -126,7 +127,11 @@ def test_another_pool_lives_through_the_death_of_a_template(make_forked: MakePoo
     one, other = make_forked(2), make_forked(2)
     pids = {process.pid for process in other._pool}
     running = other.map_async(tasks.square, range(3000), chunksize=1)
-    os.kill(template_of(one), signal.SIGKILL)
+    gone = psutil.Process(template_of(one))
+    dying = {process.pid for process in one._pool}
+    gone.kill()
+    # The kernel ends the workers with their template, when it comes to that.
+    wait_until(lambda: not dying & {process.pid for process in one._pool}, "its workers are gone")
     works(one, 2)
     assert running.get(LIMIT_S) == [i * i for i in range(3000)]
     assert {process.pid for process in other._pool} == pids

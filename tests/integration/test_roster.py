@@ -28,6 +28,7 @@ import glasspool
 from glasspool.observe import pyspy
 from glasspool.snapshot import HANDLER_ROLES, PoolInfo, Snapshot, ThreadInfo, from_dict
 from glasspool.views import table
+from pools import wait_until
 
 LIMIT_S = 30.0
 SNAPSHOTS = 100
@@ -834,6 +835,8 @@ def test_another_process_by_its_pid(tmp_path, start_method):
 def test_another_process_whose_main_thread_is_stuck(tmp_path, start_method):
     """With the interpreter held by a C call, scoreboard and system tell: same threads, same roles."""
     with another_program(tmp_path, start_method, "hangs") as pid:
+        # It says that it is ready just before it holds the interpreter.
+        wait_until(lambda: glasspool.inspect(pid).pools[0].notes != (), "it does not answer")
         seen = glasspool.inspect(pid)
         (pool,) = seen.pools
         assert (pool.name, pool.pid, pool.start_method) == ("far away", pid, start_method)
