@@ -191,9 +191,9 @@ def want_too_much(count: int) -> None:
         resource.setrlimit(resource.RLIMIT_AS, had)
 
 
-def return_too_much() -> list[bytes]:
-    """Return what there is no memory left to pickle."""
-    values = [b"a" * (64 << 20), b"b" * (64 << 20)]
+def return_too_much() -> list[str]:
+    """Return what there is no memory left to pickle (long bytes would be sent without a copy)."""
+    values = [f"{number:032}" for number in range(1_000_000)]
     _limit(8 << 20)
     return values
 
