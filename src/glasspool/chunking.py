@@ -343,8 +343,8 @@ class GuidedFeed(Feed):
 
     def _is_crowded(self) -> bool:
         """Tell whether tasks of others wait, too: what we hold back now would come after them."""
-        waiting = self._engine.collector.ledger.waiting
-        return len(waiting) > self._index - self._job._ended
+        in_line = self._engine.collector.in_line()
+        return in_line > self._index - self._job._ended
 
     def _most_unsent(self) -> int:
         is_known = self._job._pace is not None or self._recalled is not None

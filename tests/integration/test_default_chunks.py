@@ -243,6 +243,31 @@ def test_others_do_not_overtake(make_forked: MakePool, forked_gate: Gate) -> Non
     assert blocker.get(LIMIT_S) == 0
 
 
+def test_others_that_wait_unseen_count_too(make_forked: MakePool, forked_gate: Gate) -> None:
+    """Tasks that have been handed in, and that the pool's thread has not come to yet, are in line as well."""
+    pool = make_forked(1, **forked_gate.arguments)
+    blocker = pool.apply_async(tasks.wait_always, (0,))
+    forked_gate.wait_for_tasks()
+    goes_on = threading.Event()
+    pool._engine.collector.mailbox.put(lambda: goes_on.wait(LIMIT_S))
+    others = [pool.apply_async(tasks.as_is, (n,)) for n in range(300)]
+    waiting = InBackground(lambda: pool.map(tasks.negative, range(2000)))
+
+    def is_made() -> bool:
+        jobs = [job for job in pool._cache.values() if isinstance(job, GuidedMapResult)]
+        return bool(jobs) and sum(t.items for t in jobs[0]._tasks if t is not None) == 2000
+
+    try:
+        wait_until(is_made, "all is in line")
+    finally:
+        goes_on.set()
+        forked_gate.open()
+    waiting.join()
+    assert waiting.value == [-n for n in range(2000)]
+    assert [other.get(LIMIT_S) for other in others] == list(range(300))
+    assert blocker.get(LIMIT_S) == 0
+
+
 def test_drain_gives_back_what_was_not_begun(make_forked: MakePool, forked_gate: Gate) -> None:
     """All items of a call that waits have run or are given back, also those that were in no chunk yet."""
     pool = make_forked(2, **forked_gate.arguments)

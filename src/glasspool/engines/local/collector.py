@@ -71,6 +71,7 @@ class Collector:
         self.state = "waiting for tasks and results"
         self.workers: dict[int, Worker] = {}  # by descriptor, as the poll tells it
         self.feeds: dict[weakref.ref[Any], Any] = {}
+        self._taken: list[Task] = []  # out of the mailbox, and not yet in the ledger
         self.pace: dict[int, float] = {}
         self.item_pace: dict[int, float] = {}  # of callables in maps without a chunksize
         self.failure: BaseException | None = None
@@ -156,7 +157,7 @@ class Collector:
     def _work_off(self) -> None:
         """Take in what other threads have put here: tasks, rows of tasks, and calls."""
         items = self.mailbox.items
-        row: list[Task] = []
+        row = self._taken = []
         for _ in range(DRAIN):
             if not items or self._parked:
                 break
@@ -166,10 +167,11 @@ class Collector:
                 continue
             if row:  # they came before the item
                 self._submit(row)
-                row = []
+                row = self._taken = []
             self._take_in(item)
         if row:
             self._submit(row)
+            self._taken = []
 
     def _take_in(self, item: Any) -> None:
         if type(item) is list:
@@ -206,6 +208,10 @@ class Collector:
     def park(self) -> None:
         """Leave the loop at the next turn; the thread ends, nothing is lost (an item)."""
         self._parked = True
+
+    def in_line(self) -> int:
+        """Return how many tasks no worker has, roughly, with those not seen yet (any thread)."""
+        return len(self.ledger.waiting) + len(self._taken) + len(self.mailbox.items)
 
     def begin_feed(self, feed: Any, job: Any) -> None:
         """Say that more tasks of a job will come, so that the pool is not finished before (any thread).
