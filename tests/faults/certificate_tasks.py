@@ -191,11 +191,11 @@ def want_too_much(count: int) -> None:
         resource.setrlimit(resource.RLIMIT_AS, had)
 
 
-def return_too_much() -> list[str]:
-    """Return what there is no memory left to pickle (long bytes would be sent without a copy)."""
-    values = [f"{number:032}" for number in range(1_000_000)]
+def return_too_much() -> str:
+    """Return what there is no memory left to pickle: a text that has to be encoded in one piece."""
+    value = "\N{LATIN SMALL LETTER E WITH ACUTE}" * (128 << 20)
     _limit(8 << 20)
-    return values
+    return value
 
 
 def unlimit() -> int:
