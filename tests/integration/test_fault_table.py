@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -12,15 +14,19 @@ LIMIT_S = 100
 
 
 def _faults(*words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "bench.faults", *words],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=LIMIT_S,
-        check=False,
-        stdin=subprocess.DEVNULL,
-    )
+    # A folder of its own: programs are killed with all their processes as soon as they have told, and then
+    # the files of their pools are left for the next pool to remove.
+    with tempfile.TemporaryDirectory(prefix="gf") as folder:
+        return subprocess.run(
+            [sys.executable, "-m", "bench.faults", *words],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=LIMIT_S,
+            check=False,
+            stdin=subprocess.DEVNULL,
+            env={**os.environ, "GLASSPOOL_DIR": folder},
+        )
 
 
 def test_cases_run_and_are_written_down(tmp_path: Path) -> None:
