@@ -40,7 +40,6 @@ class Callables:
 
     def __init__(self, name_call: Callable[[int, str], None]) -> None:
         self._by_object: dict[Any, Known] = {}
-        self._numbers_by_object: dict[Any, int] = {}
         self._by_number: dict[int, Known] = {}
         self._numbers = itertools.count(1)
         self._name_call = name_call
@@ -64,15 +63,15 @@ class Callables:
             return None
         known = self._add(function, wire.BY_REFERENCE, body)
         self._by_object[function] = known
-        self._numbers_by_object[function] = known.number
         return known
 
     def number(self, function: Callable[..., Any]) -> int:
         """Return the number of a callable that was told by ``by_reference`` before; else 0."""
         try:
-            return self._numbers_by_object.get(function, 0)
+            known = self._by_object.get(function)
         except TypeError:  # not hashable
             return 0
+        return 0 if known is None else known.number
 
     def is_kept(self, function: Callable[..., Any]) -> bool:
         """Tell whether workers keep a callable as an object, and do not rebuild it for each task."""
