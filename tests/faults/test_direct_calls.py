@@ -195,7 +195,7 @@ def test_after_a_row_of_calls_all_sleep(make_forked: MakePool) -> None:
     mine = threading.get_native_id()
     threads = [(t.pid, t.native_id) for t in pool.threads() if t.native_id != mine]
     assert len(threads) >= 4 + 2
-    time.sleep(0.6)  # what a pool still has to load a quarter of a second after its start, it loads now
+    time.sleep(0.6)  # what a pool loads 0.25 s after its start, it has loaded then
     before = {thread: times_run(*thread) for thread in threads}
     time.sleep(LOOK_S)
     for thread, (switches, cpu_ns) in before.items():
