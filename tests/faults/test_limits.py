@@ -57,6 +57,12 @@ def ended(pool: glasspool.Pool, how: str) -> int:
     return pool.stats()[how]
 
 
+def spin_until(moment: float) -> None:
+    """Wait awake: some microseconds are too short for a sleep."""
+    while time.perf_counter() < moment:
+        pass
+
+
 # Timeouts -----------------------------------------------------------------------------------------
 
 
@@ -261,6 +267,18 @@ def test_a_running_task_is_cancelled(make_forked: MakePool, stuck: Callable[[], 
     assert [type(error) for error in errors] == [glasspool.TaskCancelled]
     works(pool, 2)
     assert ended(pool, "cancelled") == 1
+
+
+def test_a_cancellation_in_the_moment_of_the_begin(make_forked: MakePool) -> None:
+    """It is not lost where the task is taken back just as it seems to have begun."""
+    pool = make_forked(2)
+    for number in range(400):
+        result = pool.apply_async(limit_tasks.sleep)
+        spin_until(time.perf_counter() + number % 40 * 1e-5)
+        result.cancel()
+        with pytest.raises(glasspool.TaskCancelled):
+            result.get(LIMIT_S)
+    works(pool, 2)
 
 
 def test_a_map_is_cancelled(make_forked: MakePool, forked_gate: Gate) -> None:

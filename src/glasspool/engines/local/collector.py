@@ -904,7 +904,9 @@ class Collector:
         self.take_boxed(worker)
 
     def cancel(self, task: Task) -> None:
-        """End a task that waits, and interrupt one that runs (an item)."""
+        """End a task that waits, and interrupt one that runs; nothing if it has ended (an item)."""
+        if task.state == ENDED:
+            return
         worker = self._holder(task)
         if worker is not None and worker.held is not None:
             self.take_back(worker, worker.held)

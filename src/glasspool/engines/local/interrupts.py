@@ -42,6 +42,9 @@ REACT_S = 0.1
 DUMP_S = 0.05
 """So long a worker that does not react may take to write its stacks down (``blackbox``)."""
 
+AGAIN_S = 0.01
+"""So long after it a cancellation is tried again, while another task of that worker is being ended."""
+
 LEAST_S = 0.001
 
 
@@ -113,7 +116,13 @@ class Interrupts:
 
     def begin(self, worker: Worker, task: Task, is_timeout: bool) -> None:
         """Stop a worker from running a task that it has begun."""
-        if worker.interrupt is not None:
+        earlier = worker.interrupt
+        if earlier is not None:
+            # Its answer may still be on its way while the worker has begun this one; and a timeout of this
+            # very task may be followed by another attempt. A timeout is looked for again, a cancellation
+            # comes only once: it must not get lost.
+            if not is_timeout and (earlier.task is not task or earlier.is_timeout):
+                self._collector.timers.later(AGAIN_S, lambda: self._collector.cancel(task))
             return
         interrupt = worker.interrupt = Interrupt(task, is_timeout)
         self._engine.board.set_word(worker.record, sb.W_INTERRUPT, task.seq + 1)
@@ -131,9 +140,13 @@ class Interrupts:
 
     def answered(self, worker: Worker) -> None:
         """Note that the worker is through with the task, one way or the other."""
-        worker.interrupt = None
+        interrupt, worker.interrupt = worker.interrupt, None
         if worker.held is not None:
             self.watch(worker, worker.held)
+        if interrupt is not None and not (interrupt.settled or interrupt.is_timeout):
+            # It may have been taken back in the very moment in which it seemed to begin; then it waits
+            # again, or is with the next worker.
+            self._collector.cancel(interrupt.task)
 
     def _resisted(self, worker: Worker, interrupt: Interrupt) -> None:
         if worker.interrupt is not interrupt or worker.buried or worker.held is None:
