@@ -30,11 +30,17 @@ class Evidence:
     process's own word), ``py-spy`` (a reader from outside), ``os`` (the operating system) and
     ``inferred`` (from names or from what else is known). ``note`` says what a reader should know
     more, for example why a stack is missing.
+
+    Of a stack that was read from outside: ``paused_s`` is for how long the process was stopped for it
+    at most (0.0: it was not), and ``whole`` tells whether the thread stood still while it was read (True),
+    or moved, so that the stack may be put together from two moments (False). None: it does not apply.
     """
 
     source: str
     age_s: float = 0.0
     note: str | None = None
+    paused_s: float | None = None
+    whole: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +106,10 @@ class ThreadInfo:
     operating system's thread id. ``state`` is in words; ``since_s`` how long it has lasted;
     ``cpu_s`` the processor time used so far. ``stack`` is None where it was not asked for or not
     to be had: ``evidence.note`` says why. ``pool`` names the pool that the thread serves.
+
+    ``kernel`` is what the kernel says that the thread waits for (``futex``, ``pipe read``), ``cpu_share``
+    the part of one processor that it used while the picture was taken, and ``library`` the shared library
+    to which a thread that Python does not know belongs. None where it is not known.
     """
 
     pid: int
@@ -119,6 +129,9 @@ class ThreadInfo:
     stack: tuple[Frame, ...] | None = None
     pool: str | None = None
     evidence: Evidence = Evidence("os")
+    kernel: str | None = None
+    cpu_share: float | None = None
+    library: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,9 +153,11 @@ class ProcessInfo:
     """One process of a pool.
 
     ``role`` is ``parent``, ``worker``, ``template``, ``fork-server``, ``resource-tracker``,
-    ``nanny`` or ``manager``. ``state`` of a worker is ``starting``, ``initializing``, ``idle``,
-    ``busy``, ``leaving`` or ``dead``. ``tasks_done`` and ``busy_s`` count finished tasks of this
-    process and the time spent in them. ``reason`` says why the pool itself replaced or ended it.
+    ``nanny``, ``manager`` or ``child`` (another process that one of these started). ``state`` of
+    a worker is ``starting``, ``initializing``, ``idle``, ``busy``, ``leaving`` or ``dead``.
+    ``tasks_done`` and ``busy_s`` count finished tasks of this process and the time spent in them.
+    ``reason`` says why the pool itself replaced or ended it.
+    ``command`` is its command line, ``python_version`` its interpreter's, such as ``3.12``, where known.
     """
 
     pid: int
@@ -161,6 +176,8 @@ class ProcessInfo:
     initializer: InitializerInfo | None = None
     reason: str | None = None
     evidence: Evidence = Evidence("os")
+    command: str | None = None
+    python_version: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
