@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 from typing import TYPE_CHECKING
@@ -10,18 +11,31 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def usable_processors() -> int:
-    """Return how many processors this process may use: by affinity, and by the quota of its cgroup.
+def usable_processors(pid: int | None = None) -> int:
+    """Return how many processors a process may use: by affinity, and by the quota of its cgroup.
 
-    The quota is rounded up. At least 1. Sources: ``sched_getaffinity(2)``; the kernel's cgroup-v2
-    (``cpu.max``) and cgroup-v1 (``cpu.cfs_quota_us``, ``cpu.cfs_period_us``) documents.
+    This process by default. The quota is rounded up. At least 1. Sources: ``sched_getaffinity(2)``; the
+    kernel's cgroup-v2 (``cpu.max``) and cgroup-v1 (``cpu.cfs_quota_us``, ``cpu.cfs_period_us``) documents.
     """
-    affinity = getattr(os, "sched_getaffinity", None)
-    count = (os.cpu_count() or 1) if affinity is None else len(affinity(0))
-    quota = _quota()
+    count = allowed_processors(pid)
+    quota = quota_of(pid)
     if quota is not None:
         count = min(count, math.ceil(quota))
     return max(1, count)
+
+
+def allowed_processors(pid: int | None = None) -> int:
+    """Return on how many processors a process may run; all of them where the system does not tell."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    if affinity is not None:
+        with contextlib.suppress(OSError):  # it has ended
+            return len(affinity(pid or 0))
+    return os.cpu_count() or 1
+
+
+def quota_of(pid: int | None = None) -> float | None:
+    """Return how many processors' time the cgroup of a process has, None without a limit."""
+    return _quota() if pid is None else _quota(groups=f"/proc/{pid}/cgroup")
 
 
 def _quota(

@@ -1,6 +1,8 @@
 """What the operating system says of threads and processes, against what Python knows."""
 
+import contextlib
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -151,3 +153,120 @@ def test_a_name_with_brackets_and_blanks_does_not_confuse(waiting_thread):
     assert told is not None
     assert told.name == "a) R 1 (b) S 2"
     assert told.state in "RS"
+
+
+@linux_only
+def test_how_full_a_pipe_is():
+    """`pipe_bytes` tells from either end what is held, and leaves it where it is."""
+    ours, theirs = os.pipe()
+    try:
+        os.write(theirs, b"x" * 1000)
+        for end in (ours, theirs):
+            told = procfs.pipe_bytes(os.getpid(), end)
+            assert told is not None
+            assert (told.held_bytes, told.full, told.has_reader) == (1000, False, True)
+            assert told.capacity_bytes >= 4096
+        assert os.read(ours, 2000) == b"x" * 1000
+        os.set_blocking(theirs, False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                os.write(theirs, b"x" * 4096)
+        told = procfs.pipe_bytes(os.getpid(), ours)
+        assert told is not None
+        assert told.full
+    finally:
+        os.close(ours)
+    told = procfs.pipe_bytes(os.getpid(), theirs)
+    assert told is not None
+    assert not told.has_reader
+    os.close(theirs)
+
+
+@linux_only
+def test_to_ask_a_pipe_changes_nothing_for_its_users():
+    """A reader still learns of the end of a pipe that was asked about, a writer of its last reader's end."""
+    ours, theirs = os.pipe()
+    for _ in range(100):
+        procfs.pipe_bytes(os.getpid(), ours)
+    os.close(theirs)
+    procfs.pipe_bytes(os.getpid(), ours)
+    assert os.read(ours, 1) == b""
+    os.close(ours)
+    ours, theirs = os.pipe()
+    procfs.pipe_bytes(os.getpid(), theirs)
+    os.close(ours)
+    procfs.pipe_bytes(os.getpid(), theirs)
+    with pytest.raises(BrokenPipeError):
+        os.write(theirs, b"x")
+    os.close(theirs)
+
+
+@linux_only
+def test_only_pipes_without_a_name_are_asked(tmp_path):
+    """Files, FIFOs with a name and what is gone give None, and are not opened."""
+    path = tmp_path / "fifo"
+    os.mkfifo(path)
+    named = os.open(path, os.O_RDWR)
+    with open(tmp_path / "file", "w") as file:
+        assert procfs.pipe_bytes(os.getpid(), file.fileno()) is None
+    assert procfs.pipe_bytes(os.getpid(), named) is None
+    os.close(named)
+    assert procfs.pipe_bytes(os.getpid(), named) is None
+
+
+@linux_only
+def test_who_holds_which_end_of_a_pipe():
+    """`pipe_ends` tells readers and writers apart, in all processes that are asked about."""
+    ours, theirs = os.pipe()
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=ours, pass_fds=())
+    try:
+        number = os.fstat(ours).st_ino
+        ends = procfs.pipe_ends([os.getpid(), child.pid])[number]
+        assert set(ends.readers) == {(os.getpid(), ours), (child.pid, 0)}
+        assert ends.writers == ((os.getpid(), theirs),)
+    finally:
+        os.write(theirs, b"\n")
+        child.wait()
+        os.close(ours)
+        os.close(theirs)
+
+
+@linux_only
+def test_rights_and_signals_of_a_process_are_told():
+    """`status` agrees with what Python knows of this process."""
+    told = procfs.status(os.getpid())
+    assert told is not None
+    assert told.uids[:3] == os.getresuid()
+    assert told.gids[:3] == os.getresgid()
+    assert told.tracer is None
+    assert bool(told.caught >> (signal.SIGINT - 1) & 1) == procfs.catches(
+        os.getpid(), signal.SIGINT
+    )
+    assert procfs.status(2**22 + 1) is None
+
+
+@linux_only
+def test_the_version_of_an_interpreter_is_told():
+    """By its program or its library; other programs have none."""
+    assert procfs.python_version(os.getpid()) == "{}.{}".format(*sys.version_info[:2])
+    child = subprocess.Popen(["sleep", "50"])
+    try:
+        assert procfs.python_version(child.pid) is None
+    finally:
+        child.kill()
+        child.wait()
+    assert procfs.python_version(child.pid) is None
+
+
+@linux_only
+def test_a_thread_that_rests_keeps_its_mark(waiting_thread):
+    """`resting` has the same mark as long as a thread does not run; one that runs has none."""
+    tid = waiting_thread.native_id
+    before: dict[int, tuple[int, int]] = {}
+    deadline = time.monotonic() + 10
+    # It may sleep first for the interpreter lock, which we hold, and only then for its event.
+    while tid not in before or procfs.resting(os.getpid()).get(tid) != before[tid]:
+        assert time.monotonic() < deadline, "the thread does not come to rest"
+        before = procfs.resting(os.getpid())
+        time.sleep(0)
+    assert threading.get_native_id() not in before

@@ -10,11 +10,13 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+import re
+import stat
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 if TYPE_CHECKING:
     import psutil
@@ -26,6 +28,9 @@ HAS_PROC = sys.platform == "linux" and os.path.exists("/proc/self/task")
 
 COMM_BYTES = 15
 """How long a thread's name may be for Linux (``TASK_COMM_LEN`` less the final zero)."""
+
+LOOKER = "--glasspool-looks"
+"""On the command line of a process that a program starts to look at itself: it is no part of the program."""
 
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
@@ -92,6 +97,9 @@ _PSUTIL_STATES = {
 }  # fmt: skip
 _SYSCALL_NAMES = _SYSCALLS.get(platform.machine(), {})
 
+_PIPE = re.compile(r"pipe:\[(\d+)\]")
+_PYTHON = re.compile(rb"/(?:lib)?python(3\.\d+)")
+
 
 @dataclass(frozen=True, slots=True)
 class OsThread:
@@ -100,6 +108,8 @@ class OsThread:
     ``state`` is the kernel's letter. ``wchan`` names the kernel function that it sleeps in;
     ``syscall`` is the number of the system call that it is in and ``syscall_args`` its arguments.
     Both are empty for a thread that runs, and where the system does not permit to read them.
+    ``runs`` counts how often it has been given a processor: a thread whose count has not changed has not
+    moved. None where the kernel does not tell.
     """
 
     pid: int
@@ -111,6 +121,7 @@ class OsThread:
     wchan: str | None = None
     syscall: int | None = None
     syscall_args: tuple[int, ...] = ()
+    runs: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +138,53 @@ class OsProcess:
     rss_bytes: int
     cpu_s: float
     uid: int | None
+
+
+class Status(NamedTuple):
+    """What ``/proc/PID/status`` tells besides: who may do what to the process, and its signals.
+
+    ``uids`` and ``gids`` are real, effective, saved and file-system ids. Signal sets and capabilities are
+    bit masks; signal N is bit N - 1, capability N is bit N. ``blocked`` is the main thread's mask,
+    ``pending`` what waits for the main thread or for the process. Source: ``proc_pid_status(5)``.
+    """
+
+    uids: tuple[int, ...]
+    gids: tuple[int, ...]
+    tracer: int | None
+    pending: int
+    blocked: int
+    ignored: int
+    caught: int
+    cap_permitted: int
+    cap_effective: int
+    no_new_privs: bool
+    seccomp: int
+
+
+class PipeEnd(NamedTuple):
+    """One descriptor of one process that leads to a pipe."""
+
+    pid: int
+    fd: int
+
+
+class PipeEnds(NamedTuple):
+    """Who holds which end of a pipe, among the processes that were asked about."""
+
+    readers: tuple[PipeEnd, ...] = ()
+    writers: tuple[PipeEnd, ...] = ()
+
+
+class PipeFill(NamedTuple):
+    """How full a pipe is. ``full`` tells whether a writer of ``PIPE_BUF`` bytes would have to wait.
+
+    ``has_reader`` tells whether anybody at all, in any process, still holds the end to read from.
+    """
+
+    held_bytes: int
+    capacity_bytes: int
+    full: bool
+    has_reader: bool
 
 
 def thread_ids(pid: int) -> tuple[int, ...]:
@@ -150,17 +208,36 @@ def thread(pid: int, tid: int) -> OsThread | None:
     name, fields = stat
     state = fields[0].decode()
     wchan, syscall, args = _sleeps_in(folder) if state in "SD" else (None, None, ())
+    cpu_s, runs = _thread_cpu_s(folder, fields)
     return OsThread(
         pid=pid,
         tid=tid,
         name=name,
         state=state,
-        cpu_s=_thread_cpu_s(folder, fields),
+        cpu_s=cpu_s,
         start_ticks=int(fields[_STARTTIME]),
         wchan=wchan,
         syscall=syscall,
         syscall_args=args,
+        runs=runs,
     )
+
+
+def resting(pid: int) -> dict[int, tuple[int, int]]:
+    """List the threads of a process that are asleep or stopped, each with a mark of this very rest.
+
+    A thread that has the same mark later has not moved between the two calls. A thread is left out where
+    the system does not count how often it has run.
+    """
+    marks = {}
+    for tid in thread_ids(pid) if HAS_PROC else ():
+        folder = f"/proc/{pid}/task/{tid}/"
+        # The count before the state: a thread that wakes between the two has another count later.
+        runs = (_read(folder + "schedstat") or b"").split()
+        stat = _stat(folder + "stat")
+        if stat is not None and len(runs) >= 3 and stat[1][0] in b"SDTt":
+            marks[tid] = (int(stat[1][_STARTTIME]), int(runs[2]))
+    return marks
 
 
 def process(pid: int) -> OsProcess | None:
@@ -186,15 +263,59 @@ def process(pid: int) -> OsProcess | None:
     )
 
 
+def status(pid: int) -> Status | None:
+    """Tell of a process's rights and signals; None if it has ended or the system does not tell."""
+    text = _read(f"/proc/{pid}/status") if HAS_PROC else None
+    if not text:
+        return None
+    told = dict(line.split(b":", 1) for line in text.splitlines() if b":" in line)
+
+    def mask(name: bytes) -> int:
+        return int(told.get(name, b"0").strip() or b"0", 16)
+
+    def numbers(name: bytes) -> tuple[int, ...]:
+        return tuple(map(int, told.get(name, b"").split()))
+
+    return Status(
+        uids=numbers(b"Uid"),
+        gids=numbers(b"Gid"),
+        tracer=next(iter(numbers(b"TracerPid")), 0) or None,
+        pending=mask(b"SigPnd") | mask(b"ShdPnd"),
+        blocked=mask(b"SigBlk"),
+        ignored=mask(b"SigIgn"),
+        caught=mask(b"SigCgt"),
+        cap_permitted=mask(b"CapPrm"),
+        cap_effective=mask(b"CapEff"),
+        no_new_privs=numbers(b"NoNewPrivs") == (1,),
+        seccomp=next(iter(numbers(b"Seccomp")), 0),
+    )
+
+
+def numbers_inside(pid: int) -> dict[int, int]:
+    """Map the numbers that a container's process has for its threads to ours.
+
+    Empty for a process that counts as we do, in no PID namespace of its own. Source: ``NSpid`` of
+    ``proc_pid_status(5)``.
+    """
+    if len(_numbers(pid, pid)) < 2:
+        return {}
+    told = ((_numbers(pid, tid), tid) for tid in thread_ids(pid))
+    return {numbers[-1]: tid for numbers, tid in told if numbers}
+
+
+def _numbers(pid: int, tid: int) -> tuple[int, ...]:
+    text = _read(f"/proc/{pid}/task/{tid}/status") or b""
+    _, found, rest = text.partition(b"\nNSpid:")
+    return tuple(map(int, rest.split(b"\n", 1)[0].split())) if found else ()
+
+
 def catches(pid: int, number: int) -> bool:
     """Tell whether a process has a handler for a signal, which might end it otherwise.
 
-    Source: ``proc_pid_status(5)``, SigCgt. False where the system does not tell.
+    False where the system does not tell.
     """
-    for line in (_read(f"/proc/{pid}/status") or b"").splitlines():
-        if line.startswith(b"SigCgt:"):
-            return bool(int(line.split()[1], 16) >> (number - 1) & 1)
-    return False
+    told = status(pid)
+    return told is not None and bool(told.caught >> (number - 1) & 1)
 
 
 def family_cpu_s(pid: int) -> float:
@@ -216,6 +337,142 @@ def family_cpu_s(pid: int) -> float:
         seen.update(fresh)
         waiting.extend(fresh)
     return total / _TICKS_PER_S
+
+
+def family(pid: int) -> tuple[int, ...]:
+    """List a process and all that descend from it, each after its parent.
+
+    Without what the program started to look at itself.
+    """
+    # A process may get its parent's number again while we walk: each is visited once.
+    found = {pid: None}
+    waiting = [pid]
+    while waiting:
+        fresh = [child for child in children(waiting.pop(0)) if child not in found]
+        fresh = [child for child in fresh if LOOKER not in _cmdline(child)]
+        found.update(dict.fromkeys(fresh))
+        waiting.extend(fresh)
+    return tuple(found)
+
+
+def descriptors(pid: int) -> dict[int, str]:
+    """Tell where each descriptor of a process leads, such as ``pipe:[1234]``; nothing if not permitted."""
+    told = {}
+    try:
+        for entry in os.listdir(f"/proc/{pid}/fd"):
+            with contextlib.suppress(OSError):  # closed meanwhile
+                told[int(entry)] = os.readlink(f"/proc/{pid}/fd/{entry}")
+    except OSError:
+        return told  # ended, protected, or a system without /proc
+    return told
+
+
+def tracer(pid: int) -> int | None:
+    """Return the process that traces this one (a debugger), or None."""
+    told = status(pid)
+    return None if told is None else told.tracer
+
+
+def pipe_ends(pids: Iterable[int]) -> dict[int, PipeEnds]:
+    """Tell who holds which end of each pipe, by the pipe's number (the one in ``pipe:[NUMBER]``).
+
+    Only the given processes are looked at: others may hold ends too. A process whose descriptors may
+    not be read holds none here.
+    """
+    readers: dict[int, list[PipeEnd]] = {}
+    writers: dict[int, list[PipeEnd]] = {}
+    for pid in pids:
+        for fd, target in descriptors(pid).items():
+            found = _PIPE.fullmatch(target)
+            mode = _access_mode(pid, fd) if found else None
+            if found and mode is not None:
+                number = int(found[1])
+                if mode != os.O_WRONLY:
+                    readers.setdefault(number, []).append(PipeEnd(pid, fd))
+                if mode != os.O_RDONLY:
+                    writers.setdefault(number, []).append(PipeEnd(pid, fd))
+    return {
+        number: PipeEnds(tuple(readers.get(number, ())), tuple(writers.get(number, ())))
+        for number in readers.keys() | writers.keys()
+    }
+
+
+def _access_mode(pid: int, fd: int) -> int | None:
+    text = _read(f"/proc/{pid}/fdinfo/{fd}") or b""
+    _, found, rest = text.partition(b"flags:")
+    return int(rest.split(None, 1)[0], 8) & os.O_ACCMODE if found else None
+
+
+def pipe_bytes(pid: int, fd: int) -> PipeFill | None:
+    """Tell how full the pipe behind a descriptor is; None if it is none, or may not be asked.
+
+    Nothing is read from the pipe. To ask, its end for *writing* is opened for some microseconds: all that
+    can come of it is that a reader learns of the end of the file as much later. The end for reading is
+    never opened: a writer whose last reader ended just then would write into nothing, where
+    it should get SIGPIPE.
+    """
+    if sys.platform != "linux":
+        return None
+    try:
+        # The path first, which opens nothing: the number may mean another file by now, and to open
+        # a device or a terminal can do something.
+        place = os.open(f"/proc/{pid}/fd/{fd}", os.O_PATH | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        if not stat.S_ISFIFO(os.fstat(place).st_mode) or not _is_unnamed(place):
+            return None
+        end = os.open(f"/proc/self/fd/{place}", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return None
+    finally:
+        os.close(place)
+    try:
+        return _fill_of(end)
+    except OSError:
+        return None
+    finally:
+        os.close(end)
+
+
+def _is_unnamed(place: int) -> bool:
+    # A FIFO in a file system has waiting openers, whom one more opener would wake.
+    return os.readlink(f"/proc/self/fd/{place}").startswith("pipe:[")
+
+
+def _fill_of(end: int) -> PipeFill:
+    import fcntl  # not on every system
+    import select
+    import struct
+    import termios
+
+    (held,) = struct.unpack("i", fcntl.ioctl(end, termios.FIONREAD, b"\0\0\0\0"))
+    question = select.poll()
+    question.register(end, select.POLLOUT)
+    events = dict(question.poll(0)).get(end, 0)
+    return PipeFill(
+        held_bytes=held,
+        capacity_bytes=fcntl.fcntl(end, fcntl.F_GETPIPE_SZ),
+        full=not events & select.POLLOUT,
+        has_reader=not events & select.POLLERR,
+    )
+
+
+def python_version(pid: int) -> str | None:
+    """Tell which Python a process runs, such as ``3.12``: by its program, else by what it has loaded.
+
+    None for another program, and where that may not be read.
+    """
+    try:
+        program = os.fsencode(os.readlink(f"/proc/{pid}/exe"))
+        found = _PYTHON.match(b"/" + os.path.basename(program))
+        if found is None:
+            with open(f"/proc/{pid}/maps", "rb") as maps:
+                # Its library, or an extension module of its standard library.
+                found = _PYTHON.search(maps.read())
+    except OSError:
+        return None  # ended or protected, or a system without /proc
+    return found[1].decode() if found else None
 
 
 def children(pid: int) -> tuple[int, ...]:
@@ -323,12 +580,16 @@ def _stat(path: str) -> tuple[str, list[bytes]] | None:
     return head.partition(b" (")[2].decode(errors="replace"), fields
 
 
-def _thread_cpu_s(folder: str, fields: list[bytes]) -> float:
+def _thread_cpu_s(folder: str, fields: list[bytes]) -> tuple[float, int | None]:
+    """Return a thread's processor time, and how often it was given a processor if that is told.
+
+    Source: sched-stats of the kernel's documentation, ``/proc/PID/schedstat``.
+    """
     # schedstat counts nanoseconds, stat only ticks of 10 ms; not every kernel has schedstat.
-    precise = _read(folder + "schedstat")
-    if precise:
-        return int(precise.split(None, 1)[0]) / 1e9
-    return (int(fields[_UTIME]) + int(fields[_STIME])) / _TICKS_PER_S
+    precise = (_read(folder + "schedstat") or b"").split()
+    if len(precise) >= 3:
+        return int(precise[0]) / 1e9, int(precise[2])
+    return (int(fields[_UTIME]) + int(fields[_STIME])) / _TICKS_PER_S, None
 
 
 def _sleeps_in(folder: str) -> tuple[str | None, int | None, tuple[int, ...]]:

@@ -6,13 +6,11 @@ copied at one moment, and the operating system is asked right after.
 
 from __future__ import annotations
 
-import multiprocessing.pool
 import os
 import sys
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from multiprocessing import current_process
 from types import FrameType
 
 from glasspool.observe import procfs
@@ -25,13 +23,16 @@ Verdict = tuple[tuple[str, ...], str | None, str | None]
 Classify = Callable[[threading.Thread], Verdict | None]
 """Tells what it knows of a thread, or None where the thread is none of its own."""
 
-POOL_FILE = multiprocessing.pool.__file__
+_LIBRARY = os.path.dirname(os.__file__)
+
+# Not asked of the module: a command that looks from outside should not load what it looks at.
+POOL_FILE = os.path.join(_LIBRARY, "multiprocessing", "pool.py")
 """The file of the stock pool, as it stands in its frames."""
 
 _OBSERVE_FOLDER = os.path.dirname(__file__) + os.sep
 _PACKAGE_FOLDER = os.path.dirname(os.path.dirname(__file__)) + os.sep
 _OUR_POOL_FILES = (_PACKAGE_FOLDER + "pool.py", _PACKAGE_FOLDER + "results.py")
-_WAITING_FILES = (threading.__file__, os.path.join(os.path.dirname(os.__file__), "queue.py"))
+_WAITING_FILES = (threading.__file__, os.path.join(_LIBRARY, "queue.py"))
 _MULTIPROCESSING = os.path.dirname(POOL_FILE) + os.sep
 _POOL_CLASSES = (
     "Pool",
@@ -56,6 +57,8 @@ def parent_threads(
         stacks: Whether to put the stacks in; they are looked at in any case.
         taken: Stacks by ident from ``python_stacks``, if the caller has them already.
     """
+    from multiprocessing import current_process  # costs more than all else in here
+
     frames = python_stacks() if taken is None else taken
     known = _known_threads()
     pid, process = os.getpid(), current_process().name
@@ -92,7 +95,7 @@ def python_stacks() -> dict[int, Stack]:
     finally:
         # The dict holds this very frame, which holds the dict: cut the cycle.
         frames.clear()
-    stacks[me] = _without_observers(stacks.get(me, ()))
+    stacks[me] = without_observers(stacks.get(me, ()))
     return stacks
 
 
@@ -225,7 +228,8 @@ def _is_waiting(file: str) -> bool:
     return file in _WAITING_FILES or file.startswith((_MULTIPROCESSING, _PACKAGE_FOLDER))
 
 
-def _without_observers(stack: Stack) -> Stack:
+def without_observers(stack: Stack) -> Stack:
+    """Cut off the frames of this package's observers at the end of a stack."""
     end = len(stack)
     while end and stack[end - 1].file.startswith(_OBSERVE_FOLDER):
         end -= 1

@@ -127,7 +127,7 @@ def counter_file(groups: Mapping[str, str]) -> tuple[str, str] | None:
     """Return the file that counts OOM kills in the cgroup of a process, and the word in it."""
     # A machine may have both, with the memory controller in one of them.
     for kind, name in (("memory", "memory.oom_control"), ("", "memory.events")):
-        place = _place(kind, groups[kind]) if kind in groups else None
+        place = folder_of(kind, groups[kind]) if kind in groups else None
         path = None if place is None else os.path.join(place, name)
         if path is not None and os.access(path, os.R_OK):
             return path, "oom_kill"
@@ -151,7 +151,7 @@ def _lines(path: str) -> list[str]:
     return kernel.read_file(path).decode("utf-8", "surrogateescape").split("\n")
 
 
-def _place(kind: str, path: str) -> str | None:
+def folder_of(kind: str, path: str) -> str | None:
     """Return the folder of a cgroup; in a container its path may begin above what is mounted."""
     try:
         mounts = _lines("/proc/self/mountinfo")

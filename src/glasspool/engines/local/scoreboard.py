@@ -137,6 +137,21 @@ def folders() -> tuple[str, ...]:
     return tuple(dict.fromkeys(found))
 
 
+def _possible_folders() -> tuple[str, ...]:
+    """Return where scoreboards of this user can be, if nothing chose a place for them.
+
+    Names only: to find out which temporary folder can be written to, ``tempfile`` would load a
+    dozen of modules.
+    """
+    runtime, mine = os.environ.get("XDG_RUNTIME_DIR"), f"glasspool-{os.geteuid()}"
+    told = [os.environ.get(name) for name in ("TMPDIR", "TEMP", "TMP")]
+    bases = ("/dev/shm", *(base for base in told if base), "/tmp", "/var/tmp", "/usr/tmp")
+    found = [os.path.join(os.path.abspath(base), mine) for base in bases]
+    if runtime:
+        found.insert(0, os.path.join(runtime, "glasspool"))
+    return tuple(dict.fromkeys(found))
+
+
 def _temporary_folder() -> str | None:
     import tempfile
 
@@ -586,14 +601,18 @@ def boards() -> list[Path]:
 
     Where ``GLASSPOOL_DIR`` chooses a folder, only those in it.
     """
-    from pathlib import Path
-
-    homes = (_folder_name(),) if os.environ.get("GLASSPOOL_DIR") else folders()
-    found: list[Path] = []
+    homes = (_folder_name(),) if os.environ.get("GLASSPOOL_DIR") else _possible_folders()
+    found: list[str] = []
     for home in homes:
         with contextlib.suppress(OSError):
-            found += Path(home).glob("*.board")
-    return sorted(found)
+            names = os.listdir(home)
+            found += [os.path.join(home, name) for name in names if name.endswith(".board")]
+    if not found:
+        return []  # nothing to load a module for: whoever looks at another library's pool comes here
+
+    from pathlib import Path
+
+    return sorted(map(Path, found))
 
 
 def reserve_memory(fd: int, start: int, size: int) -> None:
