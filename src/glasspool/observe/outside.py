@@ -1,8 +1,8 @@
 """Read a pool from outside: what its scoreboard and the operating system tell.
 
-For a pool of ours whose program does not answer, and, far less, for any other Python program. The
-names that our threads and workers have for the operating system tell their roles; what is only
-concluded is marked as ``inferred``. Nothing in here raises for a process that ends meanwhile.
+For a pool of ours whose program does not answer. The names that our threads and workers have for the
+operating system tell their roles; what is only concluded is marked as ``inferred``. Nothing in here
+raises for a process that ends meanwhile.
 """
 
 from __future__ import annotations
@@ -50,9 +50,6 @@ _STARTED_WITH = (
 _LOCAL = os.path.join("glasspool", "engines", "local")
 _ENTRIES = {"worker.py": "main", "template.py": "_become_template"}
 
-_PARTLY = "multiprocessing.Pool (read partly)"
-_NO_POOL = "Python program (no pool found)"
-
 
 def counts(board: Board) -> tuple[int, int, int]:
     """Count the busy and the idle workers of a pool, and the tasks that they finished."""
@@ -72,13 +69,22 @@ def worker_pids(board: Board) -> frozenset[int]:
 
 def may_be_read(pid: int) -> bool:
     """Tell whether the operating system lets us see what the process executes."""
+    return not isinstance(_executable(pid), PermissionError)
+
+
+def is_leaving(pid: int) -> bool:
+    """Tell whether a process has given its memory back already, though it is still listed."""
+    return isinstance(_executable(pid), FileNotFoundError)
+
+
+def _executable(pid: int) -> str | OSError | None:
+    """Return what a process executes, or why that is not told; None where no system tells it."""
     if not procfs.HAS_PROC:
-        return True
+        return None
     try:
-        os.readlink(f"/proc/{pid}/exe")
-    except OSError:
-        return False
-    return True
+        return os.readlink(f"/proc/{pid}/exe")
+    except OSError as error:
+        return error
 
 
 def is_python(pid: int) -> bool:
@@ -126,35 +132,6 @@ def pool_of_board(board: Board) -> PoolInfo | None:
         size=header.size,
         made_at=header.made_at or None,
         initializer=header.initializer or None,
-    )
-
-
-def pool_of_stranger(pid: int) -> PoolInfo | None:
-    """Build the picture of a Python program that has no pool of ours; None if it has ended."""
-    parent = procfs.process(pid)
-    if parent is None:
-        return None
-    processes = [_plain_process(parent, "parent")]
-    for child in _descendants(pid):
-        found = procfs.process(child)
-        role = None if found is None else _stranger_role(found, parent)
-        if found is not None and role is not None:
-            processes.append(_plain_process(found, role))
-    workers = sum(process.role == "worker" for process in processes)
-    if workers:
-        note = (
-            "a stock pool: read partly. Roles are guessed from the process tree; "
-            "which task runs where is not known"
-        )
-    else:
-        note = "no pool of glasspool, and no child process that looks like a pool's worker"
-    return PoolInfo(
-        name=f"process {pid}",
-        kind=_PARTLY if workers else _NO_POOL,
-        pid=pid,
-        processes=tuple(processes),
-        size=workers,
-        notes=(note,),
     )
 
 
@@ -368,16 +345,6 @@ def _plain_roles(role: str, is_main: bool) -> tuple[str, ...]:
     if role == "worker":
         return ("task",) if is_main else ("native",)
     return (role,) if is_main else ("native",)
-
-
-def _stranger_role(process: OsProcess, parent: OsProcess) -> str | None:
-    """Guess what a descendant of a Python program is for; None if it is none of its pool's."""
-    role = _role_by_command(process)
-    if role is None and process.cmdline and process.cmdline == parent.cmdline:
-        return "worker"  # forked: it still has its parent's command line
-    if role == "fork-server" and process.ppid != parent.pid:
-        return "worker"  # forked by the fork server, whose command line it still has
-    return role
 
 
 def _role_by_command(process: OsProcess) -> str | None:
