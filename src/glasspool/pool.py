@@ -855,9 +855,9 @@ def _started_engine(plan: Plan, where: tuple[str, int]) -> LocalEngine:
 
 
 def _answer(engine: LocalEngine, question: Mapping[str, Any]) -> dict[str, Any]:
-    from glasspool.observe import roster  # not before somebody asks
+    from glasspool.observe import entry  # not before somebody asks
 
-    return roster.answer(engine, question)
+    return entry.answer(engine, question)
 
 
 def _tell_of_stall(engine: LocalEngine, stall: Stall) -> None:

@@ -2,72 +2,200 @@
 
 from __future__ import annotations
 
-import multiprocessing.pool
+import os
+import sys
 import time
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
-from glasspool.snapshot import Snapshot
+from glasspool.snapshot import PoolInfo, ProcessInfo, Snapshot, ThreadInfo
+
+if TYPE_CHECKING:
+    from glasspool.engines.local.engine import LocalEngine
+    from glasspool.observe.inside import Inside
+    from glasspool.observe.threads import Classify
+
+_KINDS = (
+    "a glasspool.Pool, a Pool or ThreadPool of multiprocessing, multiprocess or billiard, an executor "
+    "of concurrent.futures or loky, a joblib.Parallel"
+)
 
 
 def inspect(target: Any = None, *, stacks: bool = False) -> Snapshot:
     """Take a picture of a pool: every process and thread, its role, its state, its task.
 
+    Pools of other libraries are looked at as they are: their objects are read, nobody is asked and nothing
+    is kept alive. Of a worker in another process the picture tells what the operating system says (busy or
+    idle where the worker was forked), and with ``stacks`` its task, which py-spy reads from outside.
+
+    Without stacks it blocks for some milliseconds at most. With stacks it may take 0.1 s more for our own
+    pools and about 2 s for others, if a worker does not answer or cannot be read. Any thread may call it,
+    also while others make and end pools.
+
     Args:
-        target: A ``glasspool.Pool``, a ``multiprocessing.pool.Pool`` of this process, the pid of a
-            process that runs pools, or None for all glasspool pools of this process.
+        target: One of these, or None for all pools of this process that have a thread or a process,
+            ours and others, found without being told:
+
+            - a ``glasspool.Pool``;
+            - a ``multiprocessing.pool.Pool`` or ``ThreadPool``, and those of ``multiprocess`` and
+              ``billiard``;
+            - a ``concurrent.futures.ProcessPoolExecutor`` or ``ThreadPoolExecutor``;
+            - an executor of loky, also a reusable one;
+            - a ``joblib.Parallel``, or its backend: the pool on which it runs now (loky, multiprocessing
+              or threading);
+            - the pid of a process that runs pools.
         stacks: Also the stacks.
 
     Raises:
         TypeError: The target is none of these.
-        LookupError: There is no such process, or it runs no pool.
+        LookupError: There is no such process, or it runs no pool; joblib has no pool at the moment.
         PermissionError: The process may not be read.
     """
-    from glasspool import registry
-    from glasspool.observe import roster
-    from glasspool.pool import Pool
-
     if target is None:
-        return roster.snapshot(registry.live_engines(), stacks=stacks)
-    if isinstance(target, Pool):
-        return target.inspect(stacks=stacks)
-    if isinstance(target, multiprocessing.pool.Pool):
-        return _stock(target, stacks)
+        return _all(stacks)
+    if _is_ours(target):
+        picture: Snapshot = target.inspect(stacks=stacks)
+        return picture
     if isinstance(target, int) and not isinstance(target, bool):
         return _process(target, stacks)
-    raise TypeError(
-        f"inspect takes a pool, a pid or None, not {type(target).__name__}: "
-        "pass a glasspool.Pool, a multiprocessing.pool.Pool, or the number of a process"
-    )
+    begun, taken_at = time.monotonic(), time.time()
+    kinds = f"{_KINDS}, or the number of a process"
+    described = _describe((_read(target, "inspect takes a pool, a pid or None", kinds),), stacks)
+    return Snapshot(described, taken_at, time.monotonic() - begun)
 
 
-def name_threads(pool: multiprocessing.pool.Pool) -> None:
-    """Give the helper threads of a stock pool the names that they lack.
+def name_threads(pool: Any) -> None:
+    """Give the helper threads of a pool the names that they lack.
 
-    In Python ``pool-1 worker-handler`` and so on, for the operating system ``p1 workers``. Does
-    nothing to a pool of ours, whose threads have names.
+    In Python ``pool-1 worker-handler`` and so on, for the operating system ``p1 workers``; an
+    executor's are ``executor-1 manager`` and ``executor-1 queue-feeder``. The threads in which a pool of
+    threads runs tasks keep their names in Python and get one for the system. Does nothing to a pool of
+    ours, whose threads have names, and never to the main thread or to a thread of the program. Threads
+    that a pool starts later, such as an executor with its first task, need a further call.
+
+    Args:
+        pool: Any pool that ``inspect`` takes.
 
     Raises:
-        TypeError: It is no ``multiprocessing.pool.Pool``.
+        TypeError: It is no such pool.
+        LookupError: It is joblib's, and has no pool at the moment.
     """
-    from glasspool.observe import stock
-    from glasspool.pool import Pool
+    from glasspool.observe import inside
 
-    if isinstance(pool, Pool):
-        return
-    if not isinstance(pool, multiprocessing.pool.Pool):
-        raise TypeError(
-            f"name_threads takes a multiprocessing.pool.Pool, not {type(pool).__name__}"
-        )
-    stock.name_threads(pool)
+    if not _is_ours(pool):
+        inside.name_threads(_read(pool, "name_threads takes a pool", _KINDS))
 
 
-def _stock(pool: multiprocessing.pool.Pool, stacks: bool) -> Snapshot:
-    from glasspool.observe import stock
+def answer(engine: LocalEngine, question: Mapping[str, Any]) -> dict[str, Any]:
+    """Answer a question that came through the socket of a pool.
 
-    begun = time.monotonic()
-    taken_at = time.time()
-    described = stock.describe(pool, stacks=stacks)
-    return Snapshot((described,), taken_at, time.monotonic() - begun)
+    With ``others``, the pools of other libraries in this process are told, too: without the stacks of
+    their workers, which only a reader from outside could get.
+    """
+    from glasspool.observe import inside, roster
+
+    if question.get("ask") != "inspect":
+        return {"error": f"unknown question {question.get('ask')!r}; there is: inspect"}
+    picture = roster.snapshot((engine,), stacks=bool(question.get("stacks")))
+    foreign = _found() if question.get("others") else []
+    if foreign:
+        told = inside.describe(foreign, stacks=False, others=_of_ours())
+        picture = replace(picture, pools=_with_one_parent((*picture.pools, *told)))
+    return {"snapshot": picture.to_dict()}
+
+
+def _is_ours(target: Any) -> bool:
+    module = sys.modules.get("glasspool.pool")
+    return module is not None and isinstance(target, module.Pool)
+
+
+def _read(target: Any, takes: str, kinds: str) -> Inside:
+    """Read a pool of this process that is not ours, by its class, without importing its library."""
+    from glasspool.observe import executors, stock
+
+    is_joblib, pool = executors.pool_of_joblib(target)
+    if is_joblib and pool is None:
+        raise LookupError(f"this {type(target).__name__} of joblib has no pool at the moment")
+    one = pool if is_joblib else target
+    if stock.home_of(type(one)) is not None:
+        return stock.read(one)
+    if executors.home_of(type(one)) is not None:
+        return executors.read(one)
+    raise TypeError(f"{takes}, not {type(target).__name__}: pass {kinds}")
+
+
+def _found() -> list[Inside]:
+    """Read all pools of this process that are not ours, those with the lower numbers first."""
+    from glasspool.observe import executors, stock
+
+    told = [*map(stock.read, stock.found()), *executors.found()]
+    told.sort(key=lambda pool: (pool.kind, len(pool.name), pool.name))
+    return [pool for pool in told if pool.is_alive]
+
+
+def _describe(pools: Sequence[Inside], stacks: bool) -> tuple[PoolInfo, ...]:
+    from glasspool.observe import inside
+
+    names = {pool.name for pool in pools}
+    beside = [pool for pool in _found() if pool.name not in names]
+    return inside.describe(pools, stacks=stacks, beside=beside, others=_of_ours())
+
+
+def _of_ours() -> Classify | None:
+    if "glasspool.pool" not in sys.modules:
+        return None  # there can be none of ours, and its modules are many
+    from glasspool.observe import roster
+
+    return roster.classifier()
+
+
+def _all(stacks: bool) -> Snapshot:
+    from glasspool import registry
+    from glasspool.observe import inside
+
+    begun, taken_at = time.monotonic(), time.time()
+    engines, foreign = registry.live_engines(), _found()
+    ours: tuple[PoolInfo, ...] = ()
+    if engines:
+        from glasspool.observe import roster
+
+        ours = roster.snapshot(engines, stacks=stacks).pools
+    told = inside.describe(foreign, stacks=stacks, others=_of_ours()) if foreign else ()
+    pools = _with_one_parent((*ours, *told)) if ours and told else (*ours, *told)
+    return Snapshot(pools, taken_at, time.monotonic() - begun)
+
+
+def _with_one_parent(pools: Sequence[PoolInfo]) -> tuple[PoolInfo, ...]:
+    """Tell the threads of this process the same in each pool: as the one says whose thread it is."""
+    threads: dict[int, ThreadInfo] = {}
+    for pool in pools:
+        for thread in _parent(pool).threads:
+            known = threads.get(thread.native_id)
+            if known is None:
+                threads[thread.native_id] = thread
+            elif _knows_more(thread, known):
+                threads[thread.native_id] = replace(thread, stack=thread.stack or known.stack)
+    told = tuple(thread for _, thread in sorted(threads.items()))
+    return tuple(_with_threads(pool, told) for pool in pools)
+
+
+def _knows_more(thread: ThreadInfo, known: ThreadInfo) -> bool:
+    if (thread.pool is None) != (known.pool is None):
+        return known.pool is None
+    return known.roles == ("user",) and thread.roles != ("user",)
+
+
+def _parent(pool: PoolInfo) -> ProcessInfo:
+    return next(process for process in pool.processes if process.pid == os.getpid())
+
+
+def _with_threads(pool: PoolInfo, threads: tuple[ThreadInfo, ...]) -> PoolInfo:
+    processes = tuple(
+        replace(process, threads=threads) if process.pid == os.getpid() else process
+        for process in pool.processes
+    )
+    return replace(pool, processes=processes)
 
 
 def _process(pid: int, stacks: bool) -> Snapshot:

@@ -20,8 +20,8 @@ from glasspool.engines.local import arguments, kernel
 from glasspool.engines.local import scoreboard as sb
 from glasspool.latch import Latch
 from glasspool.ledger import WAITING
-from glasspool.observe import outside, pyspy, stock, threads
-from glasspool.observe.threads import Verdict
+from glasspool.observe import inside, outside, pyspy, threads
+from glasspool.observe.threads import Classify, Verdict
 from glasspool.results import task_info
 from glasspool.snapshot import (
     Evidence,
@@ -58,14 +58,6 @@ def snapshot(engines: Sequence[LocalEngine], *, stacks: bool = False) -> Snapsho
     return Snapshot(pools, taken_at, time.monotonic() - begun)
 
 
-def answer(engine: LocalEngine, question: Mapping[str, Any]) -> dict[str, Any]:
-    """Answer a question that came through the socket of a pool."""
-    if question.get("ask") == "inspect":
-        picture = snapshot((engine,), stacks=bool(question.get("stacks")))
-        return {"snapshot": picture.to_dict()}
-    return {"error": f"unknown question {question.get('ask')!r}; there is: inspect"}
-
-
 def describe(engine: LocalEngine, *, stacks: bool = False, alone: bool = True) -> PoolInfo:
     """Tell of one pool.
 
@@ -78,16 +70,16 @@ def describe(engine: LocalEngine, *, stacks: bool = False, alone: bool = True) -
     told = _ask_for_stacks(engine, workers) if stacks else {}
     taken = threads.python_stacks()
     classify = _Classifier(engine, alone)
-    parent = stock.parent_process(threads.parent_threads(classify, stacks=stacks, taken=taken))
+    parent = inside.parent_process(threads.parent_threads(classify, stacks=stacks, taken=taken))
     counters = stats(engine)
-    return PoolInfo(
+    pool = PoolInfo(
         name=engine.name,
         kind="glasspool.Pool",
         pid=os.getpid(),
         processes=(
             _with_callback_time(engine, parent),
             *_template(engine),
-            *stock.server_processes(engine.start_method),
+            *inside.server_processes(engine.start_method),
             *_with_places(
                 [
                     (worker, described)
@@ -108,6 +100,11 @@ def describe(engine: LocalEngine, *, stacks: bool = False, alone: bool = True) -
         notes=_notes(engine),
         forked_beside=engine.forked_beside,
     )
+    if not stacks:
+        return pool
+    from glasspool.observe import native  # not before somebody looks so closely
+
+    return native.with_libraries(pool)
 
 
 def stats(engine: LocalEngine) -> dict[str, int]:
@@ -195,6 +192,14 @@ class _Classifier:
         return None if what is None else (("caller",), what, None)
 
 
+def classifier() -> Classify | None:
+    """Tell what the threads of our pools in this process are for; None if there is no pool."""
+    from glasspool import registry
+
+    engines = registry.live_engines()
+    return _Classifier(engines[0], alone=False) if engines else None
+
+
 def _with_callback_time(engine: LocalEngine, parent: ProcessInfo) -> ProcessInfo:
     """Add for how long a callback has run."""
     if engine.calling_back is None:
@@ -257,7 +262,7 @@ def _template(engine: LocalEngine) -> list[ProcessInfo]:
     for role in ("template", "nanny"):
         helper = getattr(starter, role, None)
         if helper is not None:
-            described = stock.server_process(role, helper.pid)
+            described = inside.server_process(role, helper.pid)
             return [] if described is None else [described]
     return []
 
@@ -313,7 +318,7 @@ def _place(worker: Worker, state: str) -> str:
 
 def _starting(engine: LocalEngine, worker: Worker) -> ProcessInfo | None:
     roles = ("task",) if engine.initializer is None else ("initializer", "task")
-    described = stock.server_process("worker", worker.pid)
+    described = inside.server_process("worker", worker.pid)
     if described is None:
         return None
     return replace(
