@@ -30,15 +30,6 @@ if __name__ == "__main__":
         sys.stdin.readline()
 """
 
-STOCK = """
-import multiprocessing, sys
-if __name__ == "__main__":
-    with multiprocessing.get_context(sys.argv[1]).Pool(2) as pool:
-        pool.apply(abs, (-1,))
-        print("ready", flush=True)
-        sys.stdin.readline()
-"""
-
 
 def _glasspool(*words: str, **options: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
@@ -123,7 +114,7 @@ def test_help_imports_little(words):
     ("words", "told"),
     [
         (["rnu"], "did you mean 'run'?"),
-        (["xyzzy"], "run, ps, stack, tour"),
+        (["xyzzy"], "run, ps, stack, why, doctor, tour"),
         (["--what"], "glasspool --help"),
         (["ps", "abc"], "no process number"),
         (["ps", "0"], "no process number"),
@@ -155,12 +146,12 @@ def test_no_command_prints_the_help_as_an_error():
 
 
 def test_no_such_process():
-    """One line and exit code 2."""
+    """One line and exit code 3."""
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait(LIMIT_S)
     done = _glasspool("ps", str(ended.pid))
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == f"glasspool: no such process: {ended.pid}\n"
+    assert (done.returncode, done.stdout) == (3, "")
+    assert done.stderr.startswith(f"glasspool: no such process: {ended.pid}")
 
 
 def test_a_pool_is_listed_and_shown(program):
@@ -205,24 +196,11 @@ def test_a_stopped_program_is_read_from_outside(program):
     assert [t["function"].rpartition(".")[2] for t in pool["tasks"]] == ["wait"]
 
 
-@pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
-def test_a_stock_pool_is_read_partly(program, method):
-    """A program with the standard library's pool: its workers, and that this is not all."""
-    pid = program(STOCK, method).pid
-    done = _glasspool("ps", str(pid))
-    assert done.returncode == 0
-    assert "read partly" in done.stdout
-    (pool,) = json.loads(_glasspool("ps", str(pid), "--json").stdout)["pools"]
-    assert [p["role"] for p in pool["processes"]].count("worker") == 2
-    assert all(p["evidence"]["source"] == "inferred" for p in pool["processes"])
-
-
 def test_foreign_files_are_told_and_skipped(tmp_path):
     """A damaged file is a line in the list, never a traceback."""
     (tmp_path / "x.board").write_bytes(b"nonsense")
     done = _glasspool("ps", env={**os.environ, "GLASSPOOL_DIR": str(tmp_path)})
     assert (done.returncode, done.stderr) == (0, "")
-    assert "no pool of glasspool is running" in done.stdout
     assert "x.board: too short" in done.stdout
 
 

@@ -229,11 +229,14 @@ def test_no_such_process(folder):
         running.picture(child.pid)
 
 
-def test_a_process_of_another_user_is_not_read(folder, monkeypatch):
-    """An ordinary user is told whose process it is."""
+def test_a_process_of_another_user_is_told_as_far_as_the_system_does(folder, monkeypatch):
+    """Why it may not be read is said beside what can be seen of it."""
     monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 4711)
-    with pytest.raises(running.NotPermitted, match="not permitted"):
-        running.picture(os.getpid())
+    monkeypatch.setattr(outside, "may_be_read", lambda pid: False)
+    seen = running.look(os.getpid(), stacks=False, quick=True)
+    assert seen.problem == "denied"
+    assert f"process {os.getpid()}: not permitted" in seen.text
+    assert os.getpid() in {process.pid for process in seen.snapshot.processes}
 
 
 def test_a_program_that_is_not_python(folder):

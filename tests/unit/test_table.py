@@ -148,14 +148,15 @@ def test_stacks_stand_below_their_thread_outermost_first():
     """Frames follow their thread's row, with short paths, innermost last."""
     lines = table.snapshot_text(snapshot(parent(stack=STACK)), width=80).splitlines()
     at = next(n for n, line in enumerate(lines) if "MainThread" in line)
-    assert [line.split()[-1] for line in lines[at + 1 : at + 4]] == [
+    assert "(from the operating system, just now)" in lines[at + 1]
+    assert [line.split()[-1] for line in lines[at + 2 : at + 5]] == [
         "<module>",
         "Condition.wait",
         "solve",
     ]
-    assert " threading.py:300" in lines[at + 2]
-    assert " numpy/linalg.py:7" in lines[at + 3]
-    assert "worker-handler" in lines[at + 4]
+    assert " threading.py:300" in lines[at + 3]
+    assert " numpy/linalg.py:7" in lines[at + 4]
+    assert "worker-handler" in lines[at + 5]
 
 
 def test_a_long_path_is_cut_at_its_beginning():
@@ -347,3 +348,149 @@ def test_evidence_does_not_change_the_table():
         2002, "Worker-2", "worker", worker(2).threads, "idle", slot=2, evidence=Evidence("py-spy")
     )
     assert "worker 1-2 (2 ×)" in table.snapshot_text(snapshot(known, other), width=100)
+
+
+def foreign(pid, *, state="idle", doing="waiting for work", **more):
+    """A worker of another library's pool, with two native threads."""
+    main = thread(pid, "MainThread", pid, ["task"], doing, is_main=True, **more)
+    blas = [
+        thread(pid, "python", pid + n, ["native"], "sleeping", python=False, library="OpenBLAS")
+        for n in (1, 2)
+    ]
+    return ProcessInfo(pid, f"ForkPoolWorker-{pid}", "worker", (main, *blas), state)
+
+
+def test_threads_that_look_the_same_are_folded():
+    """Native threads of one process share a row with a count and the range of their numbers."""
+    text = table.snapshot_text(snapshot(foreign(3000)), width=100)
+    (row,) = [line for line in text.splitlines() if "OpenBLAS" in line]
+    assert "2 × python" in row
+    assert "3001-3002" in row
+    assert "OpenBLAS: sleeping" in row
+    assert (
+        table.snapshot_text(snapshot(foreign(3000)), width=100, fold=False).count("OpenBLAS") == 2
+    )
+
+
+def test_foreign_workers_that_look_the_same_are_folded():
+    """They need no slot for that; figures are added."""
+    shown = snapshot(foreign(3000, cpu_share=0.25), foreign(3100, cpu_share=0.5))
+    text = table.snapshot_text(shown, width=100)
+    assert "worker (2 ×)" in text
+    assert text.count("waiting for work") == 1
+    assert "2 × python" in text
+    assert "75 %" in text
+
+
+def test_processor_time_now_has_a_column_where_it_is_known():
+    """A column without a figure is left out."""
+    known = snapshot(foreign(3000, cpu_share=0.984))
+    assert "98 %" in table.snapshot_text(known, width=80)
+    assert "NOW" in table.snapshot_text(known, width=80)
+    assert "NOW" not in table.snapshot_text(BUSY, width=80)
+
+
+def test_roles_that_are_only_inferred_are_marked():
+    """A question mark, explained below the tree; what cannot be wrong has none."""
+    guess = Evidence("inferred")
+    threads = (
+        thread(1000, "MainThread", 1000, ["main"], "sleeping", evidence=guess, is_main=True),
+        thread(1000, "python", 1001, ["task-handler"], "sleeping", evidence=guess),
+        thread(1000, "python", 1002, ["native"], "sleeping", evidence=guess, python=False),
+    )
+    text = table.snapshot_text(snapshot(ProcessInfo(1000, "parent", "parent", threads)), width=100)
+    assert "task-handler?" in text
+    assert "main?" not in text
+    assert "native?" not in text
+    assert "?: inferred from" in text
+    assert "inferred" not in table.snapshot_text(BUSY, width=100)
+
+
+def test_a_task_of_another_library_is_told_by_job_and_index():
+    """Job, item or chunk, and arguments that are cut."""
+    task = TaskInfo(None, 3, "f", "running", index=4, arguments="(" + "7, " * 80 + ")", pid=3000)
+    text = " ".join(table.snapshot_text(snapshot(foreign(3000, task=task)), width=160).split())
+    assert "job 3, item 4 f(7, 7," in text
+    assert "…" in text
+    chunk = replace(task, items=25, arguments=None)
+    text = " ".join(table.snapshot_text(snapshot(foreign(3000, task=chunk)), width=160).split())
+    assert "job 3, chunk 4 f (25 items)" in text
+
+
+def test_what_the_kernel_says_stands_with_the_state():
+    """In brackets, unless the state says it already."""
+    waits = foreign(3000, kernel="futex")
+    assert "waiting for work [futex]" in table.snapshot_text(snapshot(waits), width=160)
+    asleep = foreign(3000, doing="sleeping in futex", kernel="futex")
+    assert "[futex]" not in table.snapshot_text(snapshot(asleep), width=160)
+
+
+def test_the_headline_tells_of_the_program():
+    """Version, age and command line, as far as they are known."""
+    told = replace(
+        parent(), command="python x.py\x1b[2J", python_version="3.12.1", started_at=100.0
+    )
+    shown = replace(snapshot(told), taken_at=160.0)
+    head = "\n".join(table.snapshot_text(shown, width=100).splitlines()[:2])
+    assert "Python 3.12.1" in head
+    assert "up 60.0 s" in head
+    assert "python x.py?[2J" in head
+
+
+@pytest.mark.parametrize(
+    ("evidence", "words"),
+    [
+        (Evidence("self"), "(its own word, just now)"),
+        (
+            Evidence("py-spy", 0.0123, None, 0.1, False),
+            "(read by py-spy, 12 ms old, paused for 100 ms at most, perhaps torn)",
+        ),
+        (
+            Evidence("py-spy", 2.5, None, 0.0, True),
+            "(read by py-spy, 2.5 s old, target not paused, whole)",
+        ),
+        (Evidence("scoreboard"), "(from the scoreboard, just now)"),
+    ],
+)
+def test_each_stack_says_how_it_was_got(evidence, words):
+    """By whom, how old, whether the target stood still for it, and whether it is whole."""
+    shown = snapshot(foreign(3000, stack=STACK, evidence=evidence))
+    assert words in table.snapshot_text(shown, width=100)
+
+
+def test_workers_with_the_same_stack_share_it():
+    """Thirty idle workers print one stack; the age told is that of the oldest reading."""
+    young = foreign(3000, stack=STACK, evidence=Evidence("py-spy", 0.010))
+    old = foreign(3100, stack=STACK, evidence=Evidence("py-spy", 0.090))
+    text = table.snapshot_text(snapshot(young, old), width=100)
+    assert text.count("Condition.wait") == 1
+    assert "90 ms old" in text
+
+
+@pytest.mark.parametrize(
+    ("path", "short"),
+    [
+        ("/opt/x/lib/python3.14t/threading.py", "threading.py"),
+        ("/v/lib/python3.9/site-packages/a/b.py", "a/b.py"),
+        ("/home/lib/python.py", "/home/lib/python.py"),
+    ],
+)
+def test_libraries_of_another_interpreter_are_shortened_too(path, short):
+    """The program that is looked at may run on another Python than the one that looks."""
+    assert table.short_path(path) == short
+
+
+def test_a_worker_that_runs_a_pool_of_its_own_is_told_in_two_parts():
+    """Its threads for that pool stand with that pool, the thread of its task with the first one."""
+    helper = thread(2000, "Thread-1", 2009, ["task-handler"], "waiting", pool="inner")
+    outer = worker(0, "busy", "running")
+    both = replace(outer, threads=(replace(outer.threads[0], pool="outer"), helper))
+    pools = (
+        PoolInfo("outer", "multiprocessing.Pool", 1000, (parent(), both), size=1),
+        PoolInfo("inner", "multiprocessing.Pool", 2000, (replace(both, role="parent"),), size=1),
+    )
+    text = table.snapshot_text(Snapshot(pools, 0.0), width=100)
+    assert text.count("2009") == 1
+    first, _, second = text.partition("\ninner")
+    assert "2000  task" in " ".join(first.split()).replace("2000 task", "2000  task")
+    assert "2009" in second

@@ -13,7 +13,12 @@ from collections.abc import Callable, Sequence
 COMMANDS = {
     "run": ("glasspool.cli.run", "run a program, unchanged, on glasspool, and account for it"),
     "ps": ("glasspool.cli.ps", "list running pools, or every process and thread of one"),
-    "stack": ("glasspool.cli.stack", "like ps PID, with the Python stack of every thread"),
+    "stack": (
+        "glasspool.cli.stack",
+        "who waits for whom in a pool, with the stack of every thread",
+    ),
+    "why": ("glasspool.cli.why", "say in one sentence why a program hangs, and what to do"),
+    "doctor": ("glasspool.cli.doctor", "what this machine and container allow, and what follows"),
     "tour": ("glasspool.cli.tour", "see in 20 s which thread does what in a pool"),
 }
 
@@ -29,15 +34,15 @@ examples:
   glasspool tour                    a first look, on a small real job
   glasspool run script.py data/     your program, its multiprocessing.Pool
                                     replaced, with a report at its end
-  glasspool ps                      the pools that you have running
+  glasspool ps                      the pools that you have running, of any kind
   glasspool ps 4242 --watch         one of them, again every 2 seconds
 
 options:
   -h, --help     print this help; "glasspool COMMAND --help" says more
   --version      print the version
 
-Exit codes: 0 for success, 2 for bad usage, no such process, or not permitted;
-"run" ends with the exit code of the program.
+Exit codes: 0 for success, 2 for bad usage; "run" ends with the exit code of the
+program, "ps", "stack" and "why" have a table of theirs in their help.
 """
 
 

@@ -2,8 +2,28 @@
 
 from __future__ import annotations
 
+import argparse
 import os
+import sys
 from collections.abc import Iterable, Sequence
+
+
+class HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Help as it is written; asks for its width what costs less to load than ``shutil``."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, width=max(20, terminal_columns() - 2))
+
+
+def terminal_columns() -> int:
+    """Return how wide the terminal is: COLUMNS, else what it says itself, else 80."""
+    told = os.environ.get("COLUMNS", "")
+    if told.isdecimal() and int(told) > 0:
+        return int(told)
+    try:
+        return os.get_terminal_size(sys.__stdout__.fileno()).columns or 80  # type: ignore[union-attr]
+    except (OSError, ValueError, AttributeError):
+        return 80  # no terminal, or a closed file
 
 
 def aligned(rows: Iterable[Sequence[str]], right: Sequence[int] = ()) -> list[str]:
@@ -34,3 +54,18 @@ def place(made_at: str | None) -> str:
 def indented(block: str) -> list[str]:
     """Return the lines of a text, set in by two."""
     return [f"  {line}".rstrip() for line in block.splitlines()]
+
+
+def wrapped(text: str) -> str:
+    """Break long lines between words, for a terminal; elsewhere lines stay whole."""
+    if not sys.stdout.isatty():
+        return text
+    import textwrap
+
+    width = max(40, terminal_columns())
+    lines: list[str] = []
+    for line in text.splitlines():
+        margin = " " * (len(line) - len(line.lstrip()))
+        deeper = f"{margin}  " if margin else ""
+        lines += textwrap.wrap(line, width, subsequent_indent=deeper) or [""]
+    return "\n".join(lines)

@@ -1,12 +1,55 @@
-"""``glasspool stack PID``: the roster of a program's pools with the stack of every thread."""
+"""``glasspool stack PID``: how work goes through a program's pools, and the stack of every thread."""
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
 
-from glasspool.cli import ps
+from glasspool.cli import codes, layout, ps
+
+DESCRIPTION = """\
+One picture for each pool: the caller that waits for a result, the thread that
+hands tasks out, what each worker runs and where in your code that is, the
+thread that takes results in. Then the Python stack of every thread: by whom it
+was read, how old it is, whether the program was paused for it and for how long
+at most, and whether it is whole or perhaps torn. What a worker inherited over
+fork is cut away. PID may be a worker's.
+"""
+
+EXAMPLES = """\
+examples:
+  glasspool stack 4242
+  glasspool stack 4242 --native      with the C function that a task is in
+  glasspool stack 4242 --redact      without the arguments of tasks
+  glasspool stack 4242 --json        for programs
+"""
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Print the roster with stacks, once or again and again."""
-    return ps.main(arguments, stacks=True)
+    """Print the picture and the stacks, once or again and again."""
+    options = _parser().parse_args(list(arguments))
+    options.stacks, options.quick = True, False
+    return ps.repeated(ps.shows_one(options, flow=True), options)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="glasspool stack",
+        description=DESCRIPTION,
+        epilog=f"{EXAMPLES}\n{codes.text()}",
+        formatter_class=layout.HelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "pid",
+        type=ps.pid_word,
+        metavar="PID",
+        help="the program that made the pool, or one of its workers",
+    )
+    parser.add_argument(
+        "--native",
+        action="store_true",
+        help="with the calls of C code, too; stops each process for some 50 ms",
+    )
+    ps.add_options(parser)
+    return parser

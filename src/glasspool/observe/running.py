@@ -10,18 +10,31 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import stat
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from glasspool.engines.local import scoreboard
 from glasspool.observe import outside, procfs
-from glasspool.snapshot import PoolInfo, Snapshot, from_dict
+from glasspool.observe.listing import Listing as Listing
+from glasspool.snapshot import Evidence, PoolInfo, Snapshot, TaskInfo, from_dict
+
+if TYPE_CHECKING:
+    import socket
+    from pathlib import Path
+
+    from glasspool.observe.sight import Sight
 
 ANSWER_S = 2.0
 """How long a program may take to answer before it is read from outside."""
+
+NOT_PYTHON = "no Python program"
+"""The kind of what is told of another program."""
+
+LISTS = "'glasspool ps' lists those with a pool"
+"""What helps where a process has no pool."""
 
 _AFTER_SILENCE_S = 0.2
 _ANSWER_BYTES = 64 << 20
@@ -32,7 +45,7 @@ class NoSuchProcess(Exception):
 
 
 class NotPermitted(Exception):
-    """The process belongs to somebody else, or protects itself against being read."""
+    """Nothing of the process can be seen."""
 
 
 class NoPool(Exception):
@@ -40,38 +53,44 @@ class NoPool(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Listing:
-    """One pool in the list of running pools, or one file that is none: ``problem`` says why.
+class Look:
+    """What was seen of a process, and why it is not all.
 
-    ``state`` is ``running`` or ``stale``, empty where there is a problem of another kind. ``busy``
-    and ``idle`` count workers, ``done`` counts finished tasks of the workers that live.
+    ``snapshot`` is None where nothing at all could be seen. ``problem`` is None, ``gone`` (no such process,
+    or it ended), ``not-python``, ``no-pool`` (Python, but no pool in it), ``denied`` (the system forbids to
+    read it: the snapshot is what the operating system tells) or ``unreadable`` (its interpreter's
+    version cannot be read: the same). ``text`` says it in one line, with what to do about it.
     """
 
-    name: str
-    path: str
-    pid: int | None = None
-    kind: str = "glasspool.Pool"
-    state: str = ""
-    size: int = 0
-    busy: int = 0
-    idle: int = 0
-    done: int = 0
-    made_at: str | None = None
-    started_at: float | None = None
-    command: str | None = None
+    snapshot: Snapshot | None
     problem: str | None = None
+    text: str = ""
 
 
-def pools() -> tuple[Listing, ...]:
-    """List this user's pools, and the files in the folder of scoreboards that are none."""
-    return tuple(_listing(path) for path in scoreboard.boards())
+def pools(
+    *, others: bool = False, everyone: bool = False, quick: bool = False
+) -> tuple[Listing, ...]:
+    """List this user's pools, and the files in the folder of scoreboards that are none.
+
+    Args:
+        others: Whether to list pools of other libraries as well.
+        everyone: Whether to list those of all users.
+        quick: Whether to read no stacks for that: kinds are then inferred.
+    """
+    ours = tuple(_listing(path) for path in scoreboard.boards())
+    if not others:
+        return ours
+    from glasspool.observe import census
+
+    known = {item.pid for item in ours if item.problem is None and item.pid is not None}
+    return (*ours, *census.pools(everyone=everyone, quick=quick, known=known))
 
 
 def picture(pid: int, *, stacks: bool = False) -> Snapshot:
     """Take a picture of the pools of a process.
 
-    A worker's pid leads to its pool. A Python program without a pool of ours is told as far as
-    the operating system knows it. Blocks for at most about ``ANSWER_S`` per process.
+    A worker's pid leads to its pool. Pools of other libraries, and those of a program that may not be read,
+    are told as far as they can be seen. Blocks for at most about ``ANSWER_S`` per process.
 
     Args:
         pid: The process that made the pool, or one of its workers.
@@ -79,32 +98,58 @@ def picture(pid: int, *, stacks: bool = False) -> Snapshot:
 
     Raises:
         NoSuchProcess: There is no such process, or it ended meanwhile.
-        NotPermitted: It belongs to another user or cannot be read.
+        NotPermitted: Nothing of it can be seen.
         NoPool: It is not a Python program.
+    """
+    seen = look(pid, stacks=stacks)
+    if seen.snapshot is not None and seen.problem != "not-python":
+        return seen.snapshot if stacks else without_stacks(seen.snapshot)
+    errors = {"gone": NoSuchProcess, "not-python": NoPool}
+    raise errors.get(seen.problem or "", NotPermitted)(seen.text)
+
+
+def look(pid: int, *, stacks: bool, quick: bool = False, redact: bool = False) -> Look:
+    """Take a picture of the pools of a process, and say what kept it from being whole.
+
+    Never raises for what the process is or becomes. Blocks as ``picture`` does.
+
+    Args:
+        pid: The process that made the pool, or one that works for it.
+        stacks: Whether pools of ours are asked for their stacks. Those of other libraries are read in any
+            case, as they tell what each thread is for.
+        quick: Whether to ask the operating system only, where the program does not answer by itself.
+        redact: Whether to leave the arguments of tasks out.
     """
     begun = time.monotonic()
     found = procfs.process(pid)
     if found is None or found.state in "ZX":
-        raise NoSuchProcess(f"no such process: {pid}")
-    if found.uid is not None and os.geteuid() not in (0, found.uid):
-        raise NotPermitted(f"not permitted: process {pid} belongs to user {found.uid}")
+        return Look(None, "gone", f"no such process: {pid}")
     boards = _boards_of(pid)
+    if not boards:
+        return _without_board(pid, quick, redact)
     try:
-        told = _told_by(boards, stacks) if boards else (_without_board(pid, stacks),)
+        told = _told_by(boards, stacks)
+    except NoSuchProcess as error:
+        return Look(None, "gone", str(error))
     finally:
         for board in boards:
             board.close()
-    return Snapshot(told, taken_at=time.time(), took_s=time.monotonic() - begun)
+    told = tuple(_without_arguments(pool) for pool in told) if redact else told
+    return Look(Snapshot(told, taken_at=time.time(), took_s=time.monotonic() - begun))
 
 
-def ask(path: str | os.PathLike[str], *, stacks: bool, limit_s: float) -> Snapshot:
-    """Ask the pool behind a socket for its picture.
+def ask(
+    path: str | os.PathLike[str], *, stacks: bool, limit_s: float, others: bool = False
+) -> Snapshot:
+    """Ask the pool behind a socket for its picture, and for the program's pools of other libraries.
 
     Raises:
         OSError: Nobody listens there, or nobody answered within ``limit_s`` (a TimeoutError).
         ValueError: The answer is an error or not a picture.
     """
-    question = json.dumps({"ask": "inspect", "stacks": stacks}).encode() + b"\n"
+    import socket
+
+    question = json.dumps({"ask": "inspect", "stacks": stacks, "others": others}).encode() + b"\n"
     deadline = time.monotonic() + limit_s
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as line:
         line.settimeout(limit_s)
@@ -172,6 +217,7 @@ def _told_by_header(path: Path, board: scoreboard.Board) -> Listing:
         started_at=header.made_ns / 1e9,
         command=header.command or None,
         problem=f"stale: its process {header.pid} has ended" if stale else None,
+        evidence=Evidence("scoreboard"),
     )
 
 
@@ -200,10 +246,14 @@ def _boards_of(pid: int) -> list[scoreboard.Board]:
 
 def _told_by(boards: list[scoreboard.Board], stacks: bool) -> tuple[PoolInfo, ...]:
     told: list[PoolInfo] = []
+    answered = False
     limit_s = ANSWER_S
     for board in boards:
         try:
-            told.extend(ask(board.socket_path, stacks=stacks, limit_s=limit_s).pools)
+            # The first one that answers tells of the pools of other libraries beside it, too.
+            answer = ask(board.socket_path, stacks=stacks, limit_s=limit_s, others=not answered)
+            answered = True
+            told.extend(answer.pools)
         except (OSError, ValueError) as error:
             why = _why_silent(error, limit_s)
             told.append(_from_outside(board, why, stacks))
@@ -229,15 +279,89 @@ def _from_outside(board: scoreboard.Board, why: str, stacks: bool) -> PoolInfo:
     return outside.with_stacks(pool) if stacks else pool
 
 
-def _without_board(pid: int, stacks: bool) -> PoolInfo:
-    if not outside.may_be_read(pid):
-        if procfs.process(pid) is None:
-            raise NoSuchProcess(f"no such process: {pid} (it has just ended)")
-        raise NotPermitted(f"not permitted: process {pid} protects itself from being read")
-    if not outside.is_python(pid):
-        name = getattr(procfs.process(pid), "name", "?")
-        raise NoPool(f"no pool: process {pid} ({name}) is not a Python program")
-    pool = outside.pool_of_stranger(pid)
-    if pool is None:
-        raise NoSuchProcess(f"no such process: {pid} (it has just ended)")
-    return outside.with_stacks(pool) if stacks else pool
+def _without_board(pid: int, quick: bool, redact: bool) -> Look:
+    """Look at a program that has no pool of ours."""
+    from glasspool.observe import foreign, native, sight
+
+    begun = time.monotonic()
+    is_python = outside.is_python(pid)
+    taken = sight.take(foreign.root_of(pid) if is_python else pid, stacks=not quick)
+    pools = foreign.pools(taken, redact=redact, owners=native.owners_of(taken))
+    if not pools:
+        return Look(None, "gone", f"no such process: {pid} (it has just ended)")
+    if not is_python:
+        pools = tuple(
+            replace(p, kind=NOT_PYTHON) if p.kind == foreign.NO_POOL else p for p in pools
+        )
+    snapshot = Snapshot(pools, taken_at=taken.taken_at, took_s=time.monotonic() - begun)
+    if not is_python:
+        name = taken.processes[0].os.name
+        text = f"no pool: process {pid} ({name}) is not a Python program"
+        return Look(snapshot, "not-python", f"{text}; {LISTS}")
+    return Look(snapshot, *_what_was_missing(taken, pools))
+
+
+def _what_was_missing(taken: Sight, pools: Sequence[PoolInfo]) -> tuple[str | None, str]:
+    """Say which problem kept a picture from being whole, None and nothing if it is."""
+    from glasspool.observe import foreign, rights
+
+    root = taken.processes[0]
+    refusal, note = root.dump.refusal, root.dump.note
+    if procfs.start_ticks(root.pid) != root.os.start_ticks or _has_ended(root.pid):
+        return "gone", f"process {root.pid} ended while it was looked at"
+    if refusal == "denied" or not outside.may_be_read(root.pid):
+        why = note if refusal == "denied" else rights.explain(root.pid)
+        return "denied", f"process {root.pid}: {why}"
+    if refusal == "unreadable":
+        return "unreadable", f"the stacks of process {root.pid} cannot be read: {note}"
+    if all(pool.kind == foreign.NO_POOL for pool in pools):
+        text = f"no pool: none was found in the Python program {root.pid}"
+        unread = note if not root.dump.threads else None
+        remedy = f"its stacks could not be read: {unread}" if unread else LISTS
+        return "no-pool", f"{text}; {remedy}"
+    return None, ""
+
+
+def _has_ended(pid: int) -> bool:
+    found = procfs.process(pid)
+    return found is None or found.state in "ZX" or outside.is_leaving(pid)
+
+
+def without_stacks(picture: Snapshot) -> Snapshot:
+    """Return a picture that is told in fewer lines."""
+    pools = (
+        replace(
+            pool,
+            processes=tuple(
+                replace(p, threads=tuple(replace(t, stack=None) for t in p.threads))
+                for p in pool.processes
+            ),
+        )
+        for pool in picture.pools
+    )
+    return replace(picture, pools=tuple(pools))
+
+
+def _without_arguments(pool: PoolInfo) -> PoolInfo:
+    return replace(
+        pool,
+        tasks=tuple(map(_redacted, pool.tasks)),
+        processes=tuple(
+            replace(
+                p,
+                threads=tuple(
+                    replace(t, task=None if t.task is None else _redacted(t.task))
+                    for t in p.threads
+                ),
+            )
+            for p in pool.processes
+        ),
+        deaths=tuple(
+            replace(death, task=None if death.task is None else _redacted(death.task))
+            for death in pool.deaths
+        ),
+    )
+
+
+def _redacted(task: TaskInfo) -> TaskInfo:
+    return replace(task, arguments=None, tasks=tuple(map(_redacted, task.tasks)))

@@ -11,13 +11,14 @@ import re
 import shutil
 import sys
 import sysconfig
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from io import StringIO
 from typing import TYPE_CHECKING, Any, TextIO
 
 from glasspool.snapshot import (
     DeathCertificate,
+    Evidence,
     Frame,
     PoolInfo,
     ProcessInfo,
@@ -43,7 +44,9 @@ _GAP = 2
 _NAME_LEAST, _PROCESS_MOST = 19, 24
 _ROLES_MOST = 18
 _STATE_LEAST, _STATE_FAIR, _STATE_GOOD = 16, 21, 40
-_ASCII = str.maketrans({"├": "|", "└": "`", "─": "-", "│": "|", "…": "~", "·": "-", "×": "x"})
+_ASCII = str.maketrans(
+    {"├": "|", "└": "`", "─": "-", "│": "|", "…": "~", "·": "-", "×": "x", "↓": "v"}
+)
 _STYLES = {
     "busy": "green",
     "running": "green",
@@ -56,23 +59,38 @@ _STYLES = {
     "stopped": "yellow",
 }
 _NOT_SHOWN = ("size",)
+_ARGUMENTS_MOST = 40
+_SOURCES = {
+    "self": "its own word",
+    "scoreboard": "from the scoreboard",
+    "os": "from the operating system",
+    "inferred": "inferred",
+}
+
+# The standard library of another interpreter: a program that is looked at may run any.
+_LIBRARY = re.compile(r".*[/\\]lib(?:64)?[/\\]python3\.\d+t?[/\\]")
 
 # Stands for a blank at which no line may be broken, until the text is laid out.
 _TIED = "\ue000"
-_UNITS = re.compile(r"(?<=\d) (?=(µs|ms|s|min|h|B|kB|MB|GB|of|done|items?)\b)|(?<=task) (?=\d)")
+_UNITS = re.compile(
+    r"(?<=\d) (?=(µs|ms|s|min|h|B|kB|MB|GB|of|done|items?)\b)"
+    r"|(?<=task|.job|item) (?=\d)|(?<=chunk) (?=\d)"
+)
 
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """One line of the tree; ``stack`` is printed below it, behind ``indent``."""
+    """One line of the tree; ``stack`` is printed below it, behind ``indent``, and how it was got."""
 
     label: str
     numbers: str = ""
     roles: str = ""
     state: str = ""
+    now: str = ""
     cpu: str = ""
     style: str = ""
     stack: tuple[Frame, ...] = ()
+    origin: str = ""
     indent: str = ""
 
 
@@ -82,11 +100,17 @@ class _Widths:
     numbers: int
     roles: int
     state: int
+    now: int
     cpu: int
 
 
 def snapshot_text(
-    snapshot: Snapshot, *, width: int | None = None, color: bool = False, fold: bool = True
+    snapshot: Snapshot,
+    *,
+    width: int | None = None,
+    color: bool = False,
+    fold: bool = True,
+    flow: bool = False,
 ) -> str:
     """Render a snapshot as text: for each pool a headline and its processes and threads.
 
@@ -94,14 +118,20 @@ def snapshot_text(
         snapshot: What to show.
         width: Columns to fit into; COLUMNS or the terminal's width if None.
         color: Whether to put escape codes in.
-        fold: Whether workers that look the same share one entry.
+        fold: Whether workers that look the same, and threads of a process that do, share one entry.
+        flow: Whether to show before that how work goes through the pool.
     """
     columns = _columns(width)
     parts: list[RenderableType] = []
     for number, pool in enumerate(snapshot.pools):
         if number:
             parts.append("")
-        parts.extend(_pool_parts(pool, columns, fold, several=len(snapshot.pools) > 1, at=number))
+        before = [other.pid for other in snapshot.pools[:number]]
+        parts.extend(_headlines(pool, snapshot.taken_at, columns))
+        if flow:
+            parts.extend(_flow_parts(pool, columns))
+        others = frozenset(other.name for other in snapshot.pools) - {pool.name}
+        parts.extend(_pool_parts(pool, columns, fold, before=before, others=others))
     if not snapshot.pools:
         parts.append("no pools")
     return _render(parts, columns, color)
@@ -114,8 +144,8 @@ def threads_text(
     columns = _columns(width)
     rows: list[_Row] = []
     for (process, pid), members in _grouped(threads).items():
-        rows.append(_Row(_safe(process), str(pid), style="bold"))
-        rows.extend(_thread_rows(tuple(members)))
+        rows.append(_Row(harmless(process), str(pid), style="bold"))
+        rows.extend(_thread_rows([(thread,) for thread in members]))
     return _render(_tree_parts(rows, columns), columns, color)
 
 
@@ -175,19 +205,19 @@ def _found_on(certificate: DeathCertificate) -> list[tuple[str, str]]:
         facts.append(("peak memory", size(certificate.peak_memory_bytes)))
     if certificate.oom_evidence:
         likely = {True: "likely", False: "no", None: "not known"}[certificate.oom_likely]
-        facts.append(("OOM killer", f"{likely}: {_safe(certificate.oom_evidence)}"))
+        facts.append(("OOM killer", f"{likely}: {harmless(certificate.oom_evidence)}"))
     if certificate.stack:
         age = "" if not certificate.stack_age_s else f", {duration(certificate.stack_age_s)} before"
         calls = [
-            _safe(f"{frame.function} ({short_path(frame.file)}:{frame.line})")
+            harmless(f"{frame.function} ({short_path(frame.file)}:{frame.line})")
             for frame in reversed(certificate.stack)
         ]
         facts.append(("last stack", "\n".join(calls)))
         facts.append(("", f"(from {certificate.stack_source}{age})"))
     if certificate.last_log:
-        facts.append(("last log", "\n".join(map(_safe, certificate.last_log))))
+        facts.append(("last log", "\n".join(map(harmless, certificate.last_log))))
     if certificate.last_output:
-        facts.append(("last output", "\n".join(map(_safe, certificate.last_output))))
+        facts.append(("last output", "\n".join(map(harmless, certificate.last_output))))
     return facts
 
 
@@ -198,14 +228,18 @@ def deaths_text(deaths: Sequence[DeathCertificate]) -> list[str]:
     return [*(text.split("\n", 1)[0] for text in texts[:first]), *texts[first:]]
 
 
-def print_snapshot(snapshot: Snapshot, file: TextIO | None = None, *, fold: bool = True) -> None:
+def print_snapshot(
+    snapshot: Snapshot, file: TextIO | None = None, *, fold: bool = True, flow: bool = False
+) -> None:
     """Print a snapshot, with colours and width as the file allows.
 
     Colours need a terminal and no NO_COLOR in the environment; a file that cannot hold the lines
     of the tree gets plain signs instead.
     """
     out = sys.stdout if file is None else file
-    text = snapshot_text(snapshot, width=width_of(out), color=takes_color(out), fold=fold)
+    text = snapshot_text(
+        snapshot, width=width_of(out), color=takes_color(out), fold=fold, flow=flow
+    )
     print(fitted(text, out), file=out)
 
 
@@ -273,6 +307,8 @@ def short_path(path: str) -> str:
     library = sysconfig.get_path("stdlib") + os.sep
     if path.startswith(library):
         return path[len(library) :]
+    if others := _LIBRARY.match(path):
+        return path[others.end() :]
     here = os.getcwd() + os.sep
     return path[len(here) :] if path.startswith(here) else path
 
@@ -280,48 +316,92 @@ def short_path(path: str) -> str:
 # Pools and processes -----------------------------------------------------------------------------
 
 
+def _flow_parts(pool: PoolInfo, columns: int) -> Iterator[RenderableType]:
+    from rich.text import Text
+
+    from glasspool.views import flow
+
+    told = flow.lines(pool, columns)
+    if told:
+        yield ""
+        yield from (Text(line) for line in told)
+        yield ""
+
+
 def _pool_parts(
-    pool: PoolInfo, columns: int, fold: bool, *, several: bool, at: int
+    pool: PoolInfo, columns: int, fold: bool, *, before: Sequence[int], others: frozenset[str]
 ) -> list[RenderableType]:
     rows: list[_Row] = []
     for group in _groups(pool.processes, fold):
-        shown = group[0]
-        if several and shown.role == "parent":
-            # The parent serves every pool: what is no pool's own is told with the first one.
-            owners = (pool.name, None) if at == 0 else (pool.name,)
-            mine = tuple(t for t in shown.threads if t.pool in owners)
-            group = (replace(shown, threads=mine),)
-        rows.extend(_process_rows(group))
+        # The parent serves every pool: what is no pool's own is told with its first one. A worker may
+        # be the parent of another pool, which tells of its threads.
+        again = group[0].role == "parent" and pool.pid in before
+        told = (*others, None) if again else others
+        rows.extend(_process_rows([_without(process, told) for process in group], fold))
     return [
-        *_headlines(pool),
         *_tree_parts(rows, columns),
         *(_note(f"died: {text}", "red") for text in deaths_text(pool.deaths)),
-        *(_note(note, "dim") for note in pool.notes),
+        *(_note(note, "dim") for note in (*_legend(rows), *pool.notes)),
     ]
 
 
-def _headlines(pool: PoolInfo) -> list[RenderableType]:
+def _without(process: ProcessInfo, pools: Collection[str | None]) -> ProcessInfo:
+    if not pools:
+        return process
+    return replace(process, threads=tuple(t for t in process.threads if t.pool not in pools))
+
+
+def _legend(rows: Iterable[_Row]) -> Iterator[str]:
+    if any("?" in row.roles for row in rows):
+        yield "?: inferred from names, the process tree and what the kernel says, not read"
+
+
+def _headlines(pool: PoolInfo, taken_at: float, columns: int) -> list[RenderableType]:
     from rich.text import Text
 
-    facts = [_safe(pool.kind)]
-    facts.append(f"{pool.size} worker{'' if pool.size == 1 else 's'}")
-    facts.extend(fact for fact in (pool.start_method, pool.state) if fact)
+    parent = next((p for p in pool.processes if p.pid == pool.pid), None)
+    facts = [harmless(pool.kind)]
+    if pool.size:
+        facts.append(f"{pool.size} worker{'' if pool.size == 1 else 's'}")
+    # Of a pool that is not ours only its running is known: that it was seen says as much.
+    ours = pool.kind.startswith("glasspool") or pool.state != "running"
+    facts.extend(fact for fact in (pool.start_method, pool.state if ours else None) if fact)
+    if parent is not None and parent.python_version:
+        facts.append(f"Python {harmless(parent.python_version)}")
+    if parent is not None and parent.started_at and taken_at > parent.started_at:
+        facts.append(f"up {duration(taken_at - parent.started_at)}")
     if pool.made_at:
-        facts.append(f"made at {_safe(pool.made_at)}")
-    lines: list[RenderableType] = [
-        Text.assemble((_safe(pool.name), "bold"), "  ", " · ".join(facts)),
-    ]
+        facts.append(f"made at {harmless(pool.made_at)}")
+    first, *rest = _joined(facts, " · ", columns - 4, columns - len(pool.name) - 2)
+    lines: list[RenderableType] = [Text.assemble((harmless(pool.name), "bold"), "  ", first)]
+    lines.extend(Text(f"    {line}") for line in rest)
+    if parent is not None and parent.command:
+        command = _cut(harmless(parent.command), 2 * (columns - 2))
+        lines.append(_note(command, "dim"))
     counters = _counters(pool.stats)
     if pool.initializer:
-        counters.append(f"initializer {_safe(pool.initializer)}")
+        counters.append(f"initializer {harmless(pool.initializer)}")
     if counters:
         lines.append(Text("  " + " · ".join(counters)))
     return lines
 
 
+def _joined(facts: Sequence[str], sign: str, columns: int, first: int) -> list[str]:
+    """Put facts on lines that fit, the first one of ``first`` columns; no fact is broken."""
+    lines = [facts[0]]
+    for fact in facts[1:]:
+        room = first if len(lines) == 1 else columns
+        if _cells(lines[-1] + sign + fact) <= room:
+            lines[-1] += sign + fact
+        else:
+            lines[-1] += sign.rstrip()
+            lines.append(fact)
+    return lines
+
+
 def _counters(stats: Mapping[str, Any]) -> list[str]:
     return [
-        f"{_safe(str(key)).replace('_', ' ')} {value}"
+        f"{harmless(str(key)).replace('_', ' ')} {value}"
         for key, value in stats.items()
         if key not in _NOT_SHOWN and value and isinstance(value, int) and value is not True
     ]
@@ -345,49 +425,60 @@ def _groups(processes: Iterable[ProcessInfo], fold: bool) -> list[tuple[ProcessI
 
 def _look(process: ProcessInfo) -> Any:
     """Return what must be equal for two workers to share an entry; None if one stands alone."""
-    if any(thread.stack is not None or thread.task is not None for thread in process.threads):
+    if any(thread.task is not None for thread in process.threads):
         return None
-    layout = tuple(
-        (re.sub(r"\d+", "#", t.name), t.roles, t.state, t.is_main) for t in process.threads
-    )
+    layout = tuple((_thread_look(group[0]), len(group)) for group in _folded(process.threads, True))
     state = process.initializer.state if process.initializer else None
     return process.role, process.state, process.exitcode, state, layout
 
 
-def _process_rows(group: Sequence[ProcessInfo]) -> Iterator[_Row]:
+def _thread_look(thread: ThreadInfo) -> Any:
+    """Return what must be equal for two threads to share an entry."""
+    return (
+        re.sub(r"\d+", "#", thread.name),
+        *(_roles(thread), thread.state, thread.kernel, thread.library),
+        *(thread.is_main, thread.stack, _origin(thread.evidence, with_age=False)),
+    )
+
+
+def _folded(threads: Iterable[ThreadInfo], fold: bool) -> list[tuple[ThreadInfo, ...]]:
+    """Put together the threads of one process that look the same: lanes at rest, native threads."""
+    groups: dict[Any, list[ThreadInfo]] = {}
+    for number, thread in enumerate(threads):
+        alone = not fold or thread.is_main or thread.task is not None
+        groups.setdefault(number if alone else _thread_look(thread), []).append(thread)
+    return [tuple(group) for group in groups.values()]
+
+
+def _process_rows(group: Sequence[ProcessInfo], fold: bool) -> Iterator[_Row]:
     first = group[0]
-    alone = len(group) == 1
     yield _Row(
         label=_process_label(group),
-        numbers=_ranges([process.pid for process in group], most=1),
+        numbers=_ranges([process.pid for process in group], most=2),
         state=_process_state(group),
+        now=_share(_total(t.cpu_share for process in group for t in process.threads)),
         cpu=duration(_total(process.cpu_s for process in group)),
         style=f"bold {_STYLES.get(first.state, '')}".strip(),
     )
-    if alone:
-        yield from _thread_rows(first.threads)
-        return
-    merged = []
-    for column in zip(*(process.threads for process in group), strict=True):
-        cpu_s = _total(thread.cpu_s for thread in column)
-        merged.append(replace(column[0], cpu_s=cpu_s, since_s=None))
-    for row in _thread_rows(tuple(merged)):
-        yield replace(row, numbers="", label=_unnumbered(row.label, group))
+    columns = zip(*(_folded(process.threads, fold) for process in group), strict=True)
+    merged = [tuple(thread for part in column for thread in part) for column in columns]
+    for row in _thread_rows(merged, of=len(group)):
+        yield row if len(group) == 1 else replace(row, numbers="", label=_unnumbered(row.label))
 
 
-def _unnumbered(label: str, group: Sequence[ProcessInfo]) -> str:
+def _unnumbered(label: str) -> str:
     # A name such as "gp1 w03 task" is true for one worker only.
-    return re.sub(r"\bw\d+\b", "w…", label) if len(group) > 1 else label
+    return re.sub(r"\bw\d+\b", "w…", label)
 
 
 def _process_label(group: Sequence[ProcessInfo]) -> str:
     first = group[0]
     if first.role != "worker":
-        name = _safe(first.name)
+        name = harmless(first.name)
         return first.role if name in ("", first.role) else f"{first.role} {name}"
     slots = [process.slot for process in group if process.slot is not None]
     if len(group) == 1:
-        named = f"worker {first.slot}" if slots else _safe(first.name)
+        named = f"worker {first.slot}" if slots else harmless(first.name)
         return f"{named} (no. {first.generation + 1})" if first.generation else named
     if len(slots) == len(group):
         return f"worker {_ranges(slots)} ({len(group)} ×)"
@@ -432,38 +523,102 @@ def _ranges(numbers: Sequence[int], most: int = 3) -> str:
 # Threads and tasks -------------------------------------------------------------------------------
 
 
-def _thread_rows(threads: Sequence[ThreadInfo]) -> Iterator[_Row]:
-    for number, thread in enumerate(threads):
-        last = number == len(threads) - 1
+def _thread_rows(groups: Sequence[Sequence[ThreadInfo]], of: int = 1) -> Iterator[_Row]:
+    """Give each group of threads that look the same its row; ``of`` so many processes."""
+    for number, group in enumerate(groups):
+        last = number == len(groups) - 1
+        thread = _as_one(group)
+        each = len(group) // of
+        # The numbers of one process's threads: of those that are folded, the first and the last.
+        numbers = _ranges([one.native_id for one in group[:each]], most=1)
+        name = harmless(thread.name) if each == 1 else _name_of_many(group[:each])
         yield _Row(
-            label=("└─ " if last else "├─ ") + _safe(thread.name),
-            numbers=str(thread.native_id),
-            roles=", ".join(thread.roles),
-            state=_thread_state(thread),
+            label=("└─ " if last else "├─ ") + name,
+            numbers=numbers,
+            roles=", ".join(_roles(thread)),
+            state=thread_state(thread),
+            now=_share(thread.cpu_share),
             cpu=duration(thread.cpu_s),
             style="dim" if not thread.python else "",
             stack=thread.stack or (),
+            origin=_origin(thread.evidence) if thread.stack else "",
             indent="   " if last else "│  ",
         )
 
 
-def _thread_state(thread: ThreadInfo) -> str:
-    said = _safe(thread.state)
+def _as_one(group: Sequence[ThreadInfo]) -> ThreadInfo:
+    """Add the figures of threads that look the same."""
+    if len(group) == 1:
+        return group[0]
+    oldest = max((thread.evidence for thread in group), key=lambda evidence: evidence.age_s)
+    return replace(
+        group[0],
+        cpu_s=_total(thread.cpu_s for thread in group),
+        cpu_share=_total(thread.cpu_share for thread in group),
+        since_s=None,
+        evidence=oldest,
+    )
+
+
+def _name_of_many(group: Sequence[ThreadInfo]) -> str:
+    first = harmless(group[0].name)
+    same = all(thread.name == group[0].name for thread in group)
+    # The count comes first: a name may be cut.
+    return f"{len(group)} × {first if same else re.sub(r'[0-9]+$', '…', first)}"
+
+
+def _roles(thread: ThreadInfo) -> tuple[str, ...]:
+    """Return the roles of a thread, those with a question mark that are only inferred."""
+    if thread.evidence.source != "inferred":
+        return thread.roles
+    sure = ("main", "native", "user")
+    return tuple(role if role in sure else f"{role}?" for role in thread.roles)
+
+
+def _origin(evidence: Evidence, *, with_age: bool = True) -> str:
+    """Say how a stack was got: by whom, how old it is, and whether it can be trusted."""
+    words = [_SOURCES.get(evidence.source, f"read by {harmless(evidence.source)}")]
+    if with_age:
+        words.append(f"{duration(round(evidence.age_s, 3))} old" if evidence.age_s else "just now")
+    if evidence.paused_s is not None:
+        paused = f"paused for {duration(evidence.paused_s)} at most"
+        words.append(paused if evidence.paused_s > 0 else "target not paused")
+    if evidence.whole is not None:
+        words.append("whole" if evidence.whole else "perhaps torn")
+    return ", ".join(words)
+
+
+def _share(part: float | None) -> str:
+    """Say a part of one processor: ``98 %``; nothing for a thread at rest."""
+    return "" if part is None or part < 0.005 else f"{part * 100:.0f} %"
+
+
+def thread_state(thread: ThreadInfo, *, kernel: bool = True) -> str:
+    """Say in words what a thread does: its state, task, for how long, and what the kernel says."""
+    said = harmless(thread.state)
     if thread.task is not None:
         task = _task_words(thread.task, said)
         said = f"{said}: {task}" if task and said else said or task
     if thread.since_s is not None:
         said = f"{said}, for {duration(thread.since_s)}" if said else duration(thread.since_s)
+    if thread.library:
+        said = f"{harmless(thread.library)}: {said}"
+    if kernel and thread.kernel and thread.kernel not in said:
+        said = f"{said} [{harmless(thread.kernel)}]" if said else harmless(thread.kernel)
     return said
 
 
 def _task_words(task: TaskInfo, said: str) -> str:
     words = []
-    if _task_number(task) and f"task {task.id}" not in said:
-        words.append(f"task {_task_number(task)}")
-    function = _safe(task.function)
-    if function and function not in said:
-        words.append(function)
+    if task.id is None and task.job is not None:
+        words.append(f"job {task.job}, {'chunk' if task.items > 1 else 'item'} {task.index}")
+    elif task.id is not None and f"task {task.id}" not in said:
+        words.append(f"task {task.id}")
+    function = harmless(task.function)
+    function = "" if _says(said, function) else function
+    arguments = _cut(harmless(task.arguments or ""), _ARGUMENTS_MOST)
+    if function or arguments:
+        words.append(function + arguments)
     if task.items > 1 and task.item is not None:
         words.append(f"item {task.item + 1} of {task.items}")
     elif task.items > 1:
@@ -473,6 +628,14 @@ def _task_words(task: TaskInfo, said: str) -> str:
     return " ".join(words)
 
 
+def _says(text: str, word: str) -> bool:
+    return re.search(rf"(?<!\w){re.escape(word)}(?!\w)", text) is not None
+
+
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
 def _task_number(task: TaskInfo) -> str:
     if task.id is not None:
         return str(task.id)
@@ -480,9 +643,9 @@ def _task_number(task: TaskInfo) -> str:
 
 
 def _function_and_items(task: TaskInfo) -> str:
-    words = _safe(task.function)
+    words = harmless(task.function)
     if task.arguments:
-        words += _safe(task.arguments)
+        words += harmless(task.arguments)
     return f"{words} ({task.items} items)" if task.items > 1 else words
 
 
@@ -504,7 +667,8 @@ def _grouped(threads: Iterable[ThreadInfo]) -> dict[tuple[str, int], list[Thread
 
 def _tree_parts(rows: Sequence[_Row], columns: int) -> list[RenderableType]:
     """Lay rows out in one table, interrupted by the stacks that stand below their threads."""
-    heading = _Row("PROCESS / THREAD", "PID / TID", "ROLES", "STATE", "CPU", style="bold")
+    now = "NOW" if any(row.now for row in rows) else ""
+    heading = _Row("PROCESS / THREAD", "PID / TID", "ROLES", "STATE", now, "CPU", style="bold")
     widths = _widths([heading, *rows], columns)
     parts: list[RenderableType] = []
     batch = [heading]
@@ -522,8 +686,8 @@ def _tree_parts(rows: Sequence[_Row], columns: int) -> list[RenderableType]:
 def _widths(rows: Sequence[_Row], columns: int) -> _Widths:
     """Share the columns out: every column gets its least, then the rest goes by turns."""
     numbers = min(max(len(row.numbers) for row in rows), 19)
-    cpu = max(len(row.cpu) for row in rows)
-    left = columns - numbers - cpu - 4 * _GAP
+    cpu, now = max(len(row.cpu) for row in rows), max(len(row.now) for row in rows)
+    left = columns - numbers - cpu - now - (5 if now else 4) * _GAP
     label_wish = max(_cells(row.label) for row in rows)
     state_wish = max(_cells(row.state) for row in rows)
     roles_wish = max((len(row.roles) for row in rows if len(row.roles) <= _ROLES_MOST), default=0)
@@ -549,7 +713,7 @@ def _widths(rows: Sequence[_Row], columns: int) -> _Widths:
         label += more if column == "label" else 0
         roles += more if column == "roles" else 0
         state += more if column == "state" else 0
-    return _Widths(label, numbers, roles, state, cpu)
+    return _Widths(label, numbers, roles, state, now, cpu)
 
 
 def _tree_table(rows: Sequence[_Row], widths: _Widths) -> RenderableType:
@@ -561,6 +725,8 @@ def _tree_table(rows: Sequence[_Row], widths: _Widths) -> RenderableType:
     table.add_column(width=widths.numbers, overflow="fold", justify="right")
     table.add_column(width=widths.roles, overflow="fold")
     table.add_column(width=widths.state, overflow="fold")
+    if widths.now:
+        table.add_column(width=widths.now, no_wrap=True, justify="right")
     table.add_column(width=widths.cpu, no_wrap=True, justify="right")
     for row in rows:
         state_style = row.style or _STYLES.get(row.state.partition(" ")[0], "")
@@ -569,6 +735,7 @@ def _tree_table(rows: Sequence[_Row], widths: _Widths) -> RenderableType:
             Text(row.numbers, style="bold" if row.label == "PROCESS / THREAD" else "dim"),
             Text(row.roles, style=row.style or "cyan"),
             Text(_UNITS.sub(_TIED, row.state), style=state_style),
+            *([Text(row.now, style=row.style)] if widths.now else []),
             Text(row.cpu, style=row.style),
         )
     return table
@@ -577,9 +744,13 @@ def _tree_table(rows: Sequence[_Row], widths: _Widths) -> RenderableType:
 def _stack_lines(row: _Row, columns: int) -> Iterator[RenderableType]:
     from rich.text import Text
 
+    if row.origin:
+        yield Text(f"{row.indent}    ({row.origin})", style="dim")
     for frame in row.stack:
-        where = f"{_safe(short_path(frame.file))}:{frame.line}"
-        function = f"  {_safe(frame.function)}"
+        where = f"{harmless(short_path(frame.file))}:{frame.line}"
+        if not frame.line:
+            where = harmless(os.path.basename(frame.file))  # a call of C code
+        function = f"  {harmless(frame.function)}"
         room = max(12, columns - len(row.indent) - 4 - _cells(function))
         if len(where) > room:
             where = "…" + where[len(where) - room + 1 :]
@@ -634,13 +805,13 @@ def _cells(text: str) -> int:
     return cell_len(text)
 
 
-def _safe(text: str) -> str:
+def harmless(text: str) -> str:
     """Make a name harmless for a terminal: it may hold anything, escape codes and newlines too."""
     return "".join(sign if sign.isprintable() else "?" for sign in text)
 
 
 def _safe_lines(text: str) -> str:
-    return "\n".join(_safe(line) for line in text.splitlines())
+    return "\n".join(harmless(line) for line in text.splitlines())
 
 
 def _columns(width: int | None) -> int:
