@@ -32,12 +32,24 @@ _MANAGER_FILE = os.path.join("multiprocessing", "managers.py")
 
 
 @dataclass(frozen=True, slots=True)
+class Clue:
+    """One thing that was seen, in which process or thread, and ``by`` whom, as in ``Evidence.source``."""
+
+    text: str
+    by: str = "py-spy"
+    pid: int | None = None
+    tid: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Finding:
     """One reason why a pool or a program does not get on.
 
     ``kind`` is one of ``no-worker``, ``starting``, ``initializer``, ``task``, ``nested``, ``callback``,
-    ``iterable``, ``reader``, ``stopped``, ``idle`` and ``main``; ``text`` is the finding in words. ``stack``
-    is that of the thread concerned, where it is known.
+    ``iterable``, ``reader``, ``stopped``, ``idle`` and ``main``; of pools that are not ours it is one of the
+    names of ``cli.codes.VERDICTS``. ``text`` is the finding in words. ``stack`` is that of the thread
+    concerned, where it is known, ``tid`` its number. ``evidence`` is on what this rests; ``remedy`` is what
+    to do about it.
     """
 
     kind: str
@@ -47,6 +59,9 @@ class Finding:
     slot: int | None = None
     task: int | None = None
     stack: tuple[Frame, ...] = ()
+    tid: int | None = None
+    evidence: tuple[Clue, ...] = ()
+    remedy: str | None = None
 
 
 def no_source(file: str, line: int) -> str:
