@@ -192,7 +192,7 @@ def test_the_programs_own_picture_is_preferred(serve):
     told = Snapshot((PoolInfo("mine", "glasspool.Pool", os.getpid(), ()),), taken_at=1.0)
     server = serve(json.dumps({"snapshot": told.to_dict()}).encode())
     assert running.picture(os.getpid(), stacks=True).pools == told.pools
-    assert server.asked == [{"ask": "inspect", "stacks": True}]
+    assert server.asked == [{"ask": "inspect", "stacks": True, "others": True}]
 
 
 @pytest.mark.parametrize(

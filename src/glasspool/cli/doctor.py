@@ -9,6 +9,8 @@ import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from glasspool.cli import parsing
+
 if TYPE_CHECKING:
     from glasspool.observe.machine.check import Check
 
@@ -149,21 +151,9 @@ def _summary(checks: Sequence[Check]) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="glasspool doctor",
-        description=DESCRIPTION,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = parsing.parser("doctor", DESCRIPTION, EPILOG)
     parser.add_argument(
-        "pid", type=_pid, metavar="PID", nargs="?", help="a process: what may be read of it"
+        "pid", type=parsing.pid, metavar="PID", nargs="?", help="a process: what may be read of it"
     )
     parser.add_argument("--json", action="store_true", help="print JSON, for programs")
     return parser
-
-
-def _pid(word: str) -> int:
-    if not word.isascii() or not word.isdecimal() or not 0 < int(word) < 1 << 31:
-        raise argparse.ArgumentTypeError(f"{word!r} is no process number")
-    return int(word)

@@ -2,17 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 from collections.abc import Iterable, Sequence
-
-
-class HelpFormatter(argparse.RawDescriptionHelpFormatter):
-    """Help as it is written; asks for its width what costs less to load than ``shutil``."""
-
-    def __init__(self, prog: str) -> None:
-        super().__init__(prog, width=max(20, terminal_columns() - 2))
 
 
 def terminal_columns() -> int:

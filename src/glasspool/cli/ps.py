@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from glasspool.cli import codes, layout
+from glasspool.cli import codes, layout, parsing
 
 if TYPE_CHECKING:
     from glasspool.observe.running import Listing, Look
@@ -239,16 +239,10 @@ def _age(seconds: float) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="glasspool ps",
-        description=DESCRIPTION,
-        epilog=f"{EXAMPLES}\n{codes.text()}",
-        formatter_class=layout.HelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = parsing.parser("ps", DESCRIPTION, f"{EXAMPLES}\n{codes.text()}")
     parser.add_argument(
         "pid",
-        type=pid_word,
+        type=parsing.pid,
         metavar="PID",
         nargs="?",
         help="the program that made the pool, or one of its workers",
@@ -274,23 +268,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--watch",
         metavar="SECONDS",
         nargs="?",
-        type=_seconds,
+        type=parsing.seconds(0.05, 86400),
         const=_WATCH_S,
         help="print again every SECONDS (default 2) until Ctrl-C",
     )
-
-
-def pid_word(word: str) -> int:
-    if not word.isascii() or not word.isdecimal() or not 0 < int(word) < 1 << 31:
-        raise argparse.ArgumentTypeError(f"{word!r} is no process number")
-    return int(word)
-
-
-def _seconds(word: str) -> float:
-    try:
-        seconds = float(word)
-    except ValueError:
-        seconds = 0.0
-    if not 0.05 <= seconds <= 86400:
-        raise argparse.ArgumentTypeError(f"{word!r}: give seconds between 0.05 and 86400")
-    return seconds

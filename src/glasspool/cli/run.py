@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from glasspool.cli import complain
+from glasspool.cli import complain, parsing
 
 DESCRIPTION = """\
 Run a program, unchanged, with glasspool in place of multiprocessing.Pool.
@@ -110,14 +110,12 @@ def _run(options: argparse.Namespace, target: str | None, theirs: list[str]) -> 
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="glasspool run",
+    parser = parsing.parser(
+        "run",
+        DESCRIPTION,
+        EXAMPLES,
         usage="glasspool run [--json FILE] [--quiet] [--hang-after SECONDS]"
         "\n                     (SCRIPT | -m MODULE) [ARGS ...]",
-        description=DESCRIPTION,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     parser.add_argument(
         "-m",
@@ -131,18 +129,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--hang-after",
         metavar="SECONDS",
-        type=_seconds,
+        type=parsing.seconds(0.1, 1e6),
         help="end the program when nothing gets on for SECONDS, say why, and exit with 124",
     )
     parser.add_argument("-q", "--quiet", action="store_true", help="print no report")
     return parser
-
-
-def _seconds(word: str) -> float:
-    try:
-        seconds = float(word)
-    except ValueError:
-        seconds = 0.0
-    if not 0.1 <= seconds <= 1e6:
-        raise argparse.ArgumentTypeError(f"{word!r}: give seconds, 0.1 or more")
-    return seconds

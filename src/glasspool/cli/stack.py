@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from glasspool.cli import codes, layout, ps
+from glasspool.cli import codes, parsing, ps
 
 DESCRIPTION = """\
 One picture for each pool: the caller that waits for a result, the thread that
@@ -33,16 +33,10 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="glasspool stack",
-        description=DESCRIPTION,
-        epilog=f"{EXAMPLES}\n{codes.text()}",
-        formatter_class=layout.HelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = parsing.parser("stack", DESCRIPTION, f"{EXAMPLES}\n{codes.text()}")
     parser.add_argument(
         "pid",
-        type=ps.pid_word,
+        type=parsing.pid,
         metavar="PID",
         help="the program that made the pool, or one of its workers",
     )

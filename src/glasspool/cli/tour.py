@@ -5,7 +5,6 @@ Both parts run the same real job. What is printed is what was found out, nothing
 
 from __future__ import annotations
 
-import argparse
 import os
 import re
 import sys
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from glasspool.cli.layout import aligned
+from glasspool.cli.parsing import parser
 from glasspool.views import table
 
 if TYPE_CHECKING:
@@ -71,12 +71,7 @@ def count_words(path: str) -> Count:
 
 def main(arguments: Sequence[str]) -> int:
     """Run both parts and print what they show."""
-    parser = argparse.ArgumentParser(
-        prog="glasspool tour",
-        description=DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.parse_args(list(arguments))
+    parser("tour", DESCRIPTION).parse_args(list(arguments))
     begun = time.monotonic()
     files = some_files()
     version = ".".join(map(str, sys.version_info[:3]))

@@ -10,8 +10,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from glasspool.cli import codes, layout
-from glasspool.cli.ps import pid_word
+from glasspool.cli import codes, layout, parsing
 
 if TYPE_CHECKING:
     from glasspool.observe.diagnosis import Clue, Finding
@@ -222,16 +221,10 @@ def _harmless(text: str) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="glasspool why",
-        description=DESCRIPTION,
-        epilog=f"{EXAMPLES}\n{codes.text(verdicts=True)}",
-        formatter_class=layout.HelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = parsing.parser("why", DESCRIPTION, f"{EXAMPLES}\n{codes.text(verdicts=True)}")
     parser.add_argument(
         "pid",
-        type=pid_word,
+        type=parsing.pid,
         metavar="PID",
         help="the program that made the pool, or one of its workers",
     )
@@ -239,17 +232,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--seconds",
         metavar="S",
-        type=_seconds,
+        type=parsing.seconds(0.5, 3600),
         help="look for S seconds at most (default 4); less is taken where that suffices",
     )
     return parser
-
-
-def _seconds(word: str) -> float:
-    try:
-        seconds = float(word)
-    except ValueError:
-        seconds = 0.0
-    if not 0.5 <= seconds <= 3600:
-        raise argparse.ArgumentTypeError(f"{word!r}: give seconds between 0.5 and 3600")
-    return seconds

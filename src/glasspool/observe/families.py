@@ -75,6 +75,8 @@ def root_of(pid: int) -> int:
         parent = None if process is None else procfs.process(process.ppid)
         if process is None or parent is None or parent.pid <= 1:
             return pid
+        if parent.pid == os.getpid():
+            return pid  # what asks for a child of its own means that one
         if role_in_tree(process, parent) is None or parent.state in "ZX":
             return pid
         if parent.uid != process.uid:

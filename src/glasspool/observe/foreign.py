@@ -29,14 +29,6 @@ NO_POOL = "Python program (no pool found)"
 if TYPE_CHECKING:
     from glasspool.observe.threads import Stack
 
-_STATES = {
-    "starting": "starting",
-    "initializer": "initializing",
-    "lock": "idle",
-    "receive": "idle",
-    "idle": "idle",
-    "leaving": "leaving",
-}
 _METHODS = {
     "ForkContext": "fork",
     "ForkServerContext": "forkserver",
@@ -268,7 +260,7 @@ class _Picture:
         if member.seen.os.state in "Tt":
             return "stopped"
         if member.main is not None:
-            return _STATES.get(member.main.step, "busy")
+            return loops.worker_state(member.main.step)
         return guesses.worker_state(None if main is None else main.os)
 
     def _threads(self, member: Member, role: str) -> Iterator[ThreadInfo]:

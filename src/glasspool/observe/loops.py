@@ -25,6 +25,14 @@ ARGUMENTS_CHARS = 80
 _USERS_STEPS = frozenset({"initializer", "task", "iterable", "callback", "pickle", "rebuild"})
 _PICKLE_STEPS = frozenset({"pickle", "rebuild"})
 
+_WORKER_STATES = {
+    "starting": "starting",
+    "initializer": "initializing",
+    "lock": "idle",
+    "receive": "idle",
+    "idle": "idle",
+    "leaving": "leaving",
+}
 _SENDING = frozenset({"put", "send", "send-lock"})
 
 _WORKER_WORDS = {
@@ -172,6 +180,11 @@ def place(stack: Stack, variables: Sequence[Mapping[str, str]] = ()) -> Place | 
     if at is not None:
         return _in_loop(stack, variables, at)
     return _calling(stack) or _starting_or_leaving(stack)
+
+
+def worker_state(step: str) -> str:
+    """Return the state of a worker, as in ``ProcessInfo``, whose main thread is at a step."""
+    return _WORKER_STATES.get(step, "busy")
 
 
 def own_part(stack: Stack) -> Stack:

@@ -285,8 +285,13 @@ def _without_board(pid: int, quick: bool, redact: bool) -> Look:
 
     begun = time.monotonic()
     is_python = outside.is_python(pid)
-    taken = sight.take(foreign.root_of(pid) if is_python else pid, stacks=not quick)
+    root = foreign.root_of(pid) if is_python else pid
+    taken = sight.take(root, stacks=not quick)
     pools = foreign.pools(taken, redact=redact, owners=native.owners_of(taken))
+    if root != pid and all(pool.kind == foreign.NO_POOL for pool in pools):
+        # It only looked like a worker: a program that another one has forked.
+        taken = sight.take(pid, stacks=not quick)
+        pools = foreign.pools(taken, redact=redact, owners=native.owners_of(taken))
     if not pools:
         return Look(None, "gone", f"no such process: {pid} (it has just ended)")
     if not is_python:

@@ -13,15 +13,6 @@ from typing import Any
 from glasspool.observe import loops, procfs
 from glasspool.observe.threads import Stack
 
-_STATES = {
-    "starting": "starting",
-    "initializer": "initializing",
-    "lock": "idle",
-    "receive": "idle",
-    "idle": "idle",
-    "leaving": "leaving",
-}
-
 
 @dataclass(frozen=True, slots=True)
 class LoopState:
@@ -71,7 +62,7 @@ def worker_state(
     if place is None or "task" not in place.roles:
         return LoopState("starting", "starting", source, "starting", stack)
     return LoopState(
-        state=_STATES.get(place.step, "busy"),
+        state=loops.worker_state(place.step),
         words=place.words,
         source=source,
         step=place.step,
