@@ -49,6 +49,9 @@ _MORE_TRIES = 2
 In a program that starts and ends hundreds of threads a second one reading in a hundred fails.
 """
 
+_MANY_TRIES = 8
+"""The same where the process must not be stopped: one that runs all the time is read once in three tries."""
+
 _BOTTOMS = ("<module>", "_run_module_as_main", "Thread._bootstrap", "_bootstrap")
 """What a stack of Python's begins with, mostly: another beginning is looked at twice."""
 
@@ -158,7 +161,9 @@ def _climb(
     told.update(_read(found, gently, deadline - timeout_s * (1 - _LOCALS_SHARE)))
     told.update(_without_locals(found, told, deadline))
     doubtful = [pid for pid in gently if _is_doubtful(told[pid])]
-    for _ in range(_MORE_TRIES):
+    for _ in range(_MANY_TRIES if pause == "never" else _MORE_TRIES):
+        if not doubtful:
+            break
         again = _read(found, doubtful, deadline)
         still = [pid for pid in doubtful if _is_doubtful(again[pid], told[pid])]
         told.update({p: again[p] for p in doubtful if _is_better(again[p], told[p])})

@@ -16,6 +16,7 @@ from threading import Event
 
 from glasspool.observe import native, procfs, pyspy, sight
 from glasspool.observe.diagnosis import Clue, Finding
+from glasspool.observe.pyspy import Pause
 from glasspool.observe.sight import SeenThread, Sight
 from glasspool.observe.why import own_verdicts
 from glasspool.observe.why.case import SURE_S
@@ -204,7 +205,8 @@ def _is_worker(pid: int) -> bool:
 
 def _is_enough(judgement: Judgement, looks: list[Look], long_s: float) -> bool:
     """Tell whether a further sight would change nothing."""
-    window_s = looks[-1].sight.taken_at - looks[0].sight.taken_at
+    read = _readable(looks)
+    window_s = read[-1].sight.taken_at - read[0].sight.taken_at
     if window_s >= long_s:
         return True
     if judgement.findings:
@@ -234,15 +236,18 @@ def _is_starting(crew: Crew) -> bool:
 
 def _look_once(pid: int, timeout_s: float, before: list[Look]) -> Look:
     last = before[-1].sight if before else None
-    for attempt in range(_ATTEMPTS):
-        seen = sight.take(pid, timeout_s=timeout_s, last=last)
+    for attempt in range(1, _ATTEMPTS + 1):
+        # To stop the program would make each of its threads run once, and so seem to move. So it is stopped
+        # for the first sight only, and only if nothing else helps.
+        pause: Pause = "if-needed" if attempt == _ATTEMPTS and not before else "never"
+        seen = sight.take(pid, timeout_s=timeout_s, last=last, pause=pause)
         root = seen.process(pid)
         if root is None:
             raise Gone(f"process {pid} has ended")
         if before or root.dump.threads or root.os.state in "Tt" or root.dump.refusal == "silent":
             break
         # A program that is very busy may not be understood once: its memory changes while it is read.
-        if root.dump.refusal != "unreadable" or attempt == _ATTEMPTS - 1:
+        if root.dump.refusal != "unreadable" or attempt == _ATTEMPTS:
             raise NoStacks(root.dump.note or "no stacks", root.dump.refusal, seen)
     return Look(seen, _extra(seen, before))
 
