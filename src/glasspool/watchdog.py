@@ -74,7 +74,7 @@ def told_inside(stacks: bool = True, limit_s: float = INSIDE_S) -> str:
     """
     found: list[str] = []
     done = _thread.allocate_lock()
-    done.acquire()
+    done.acquire()  # at once: nobody else knows it yet
 
     def look() -> None:
         try:

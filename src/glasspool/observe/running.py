@@ -281,17 +281,15 @@ def _from_outside(board: scoreboard.Board, why: str, stacks: bool) -> PoolInfo:
 
 def _without_board(pid: int, quick: bool, redact: bool) -> Look:
     """Look at a program that has no pool of ours."""
-    from glasspool.observe import foreign, native, sight
+    from glasspool.observe import foreign
 
     begun = time.monotonic()
     is_python = outside.is_python(pid)
     root = foreign.root_of(pid) if is_python else pid
-    taken = sight.take(root, stacks=not quick)
-    pools = foreign.pools(taken, redact=redact, owners=native.owners_of(taken))
+    taken, pools = _seen_from(root, quick, redact)
     if root != pid and all(pool.kind == foreign.NO_POOL for pool in pools):
         # It only looked like a worker: a program that another one has forked.
-        taken = sight.take(pid, stacks=not quick)
-        pools = foreign.pools(taken, redact=redact, owners=native.owners_of(taken))
+        taken, pools = _seen_from(pid, quick, redact)
     if not pools:
         return Look(None, "gone", f"no such process: {pid} (it has just ended)")
     if not is_python:
@@ -304,6 +302,13 @@ def _without_board(pid: int, quick: bool, redact: bool) -> Look:
         text = f"no pool: process {pid} ({name}) is not a Python program"
         return Look(snapshot, "not-python", f"{text}; {LISTS}")
     return Look(snapshot, *_what_was_missing(taken, pools))
+
+
+def _seen_from(root: int, quick: bool, redact: bool) -> tuple[Sight, tuple[PoolInfo, ...]]:
+    from glasspool.observe import foreign, native, sight
+
+    taken = sight.take(root, stacks=not quick)
+    return taken, foreign.pools(taken, redact=redact, owners=native.owners_of(taken))
 
 
 def _what_was_missing(taken: Sight, pools: Sequence[PoolInfo]) -> tuple[str | None, str]:
@@ -333,7 +338,7 @@ def _has_ended(pid: int) -> bool:
 
 
 def without_stacks(picture: Snapshot) -> Snapshot:
-    """Return a picture that is told in fewer lines."""
+    """Return a picture without its stacks."""
     pools = (
         replace(
             pool,

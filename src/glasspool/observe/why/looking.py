@@ -10,7 +10,7 @@ import linecache
 import os
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from threading import Event
 
@@ -257,12 +257,13 @@ def _look_once(pid: int, timeout_s: float, before: list[Look]) -> Look:
 
 def _extra(seen: Sight, before: list[Look]) -> Extra:
     semaphores, mappers = _semaphores(seen)
-    processors = native.processors_of(seen.pid)
+    processors = before[-1].extra.processors if before else native.processors_of(seen.pid)
+    writing = _writing(seen)
     return Extra(
         switches=_switches(seen),
         asleep_s=_asleep(seen),
-        readers=_readers(seen),
-        fills=_fills(seen),
+        readers=_readers(writing),
+        fills=_fills(writing),
         semaphores=semaphores,
         mappers=mappers,
         names=_tracers(seen),
@@ -331,9 +332,8 @@ def _writing(seen: Sight) -> dict[str, tuple[int, int]]:
     return found
 
 
-def _readers(seen: Sight) -> dict[str, frozenset[int]]:
+def _readers(wanted: Mapping[str, tuple[int, int]]) -> dict[str, frozenset[int]]:
     """Find who holds the other end of pipes that are full, among all processes of the system."""
-    wanted = _writing(seen)
     if not wanted:
         return {}
     pids = [int(entry) for entry in os.listdir("/proc") if entry.isdigit()]
@@ -346,9 +346,9 @@ def _readers(seen: Sight) -> dict[str, frozenset[int]]:
     }
 
 
-def _fills(seen: Sight) -> dict[str, tuple[int, int]]:
+def _fills(wanted: Mapping[str, tuple[int, int]]) -> dict[str, tuple[int, int]]:
     found = {}
-    for pipe, (pid, fd) in _writing(seen).items():
+    for pipe, (pid, fd) in wanted.items():
         fill = procfs.pipe_bytes(pid, fd)
         if fill is not None:
             found[pipe] = (fill.held_bytes, fill.capacity_bytes)
@@ -416,10 +416,10 @@ def _tracers(seen: Sight) -> dict[int, str]:
     return found
 
 
-def _owners(seen: Sight, processors: int) -> dict[int, str]:
+def _owners(seen: Sight, processors: int | None) -> dict[int, str]:
     """Name the libraries of native threads, where there are enough of them to be in each other's way."""
     natives = sum(thread.python is None for thread in _threads(seen))
-    return native.owners_of(seen) if natives > processors else {}
+    return native.owners_of(seen) if processors is not None and natives > processors else {}
 
 
 # The last question ----------------------------------------------------------------------------------
