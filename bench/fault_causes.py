@@ -606,7 +606,8 @@ def terminate_full(scene: Scene) -> str:
 
 def _alive(pid: int) -> bool:
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        text = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+        return text.rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
 

@@ -246,7 +246,8 @@ def _processes() -> Iterator[tuple[int, list[str]]]:
         if not name.isdigit():
             continue
         try:
-            text = Path("/proc", name, "stat").read_text()
+            # A process may be named by any bytes.
+            text = Path("/proc", name, "stat").read_text(errors="replace")
         except OSError:
             continue  # gone
         fields = text.rpartition(")")[2].split()

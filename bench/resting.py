@@ -39,7 +39,7 @@ def family() -> list[int]:
 
 def _parent(folder: Path) -> int | None:
     try:
-        return int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+        return int((folder / "stat").read_text(errors="replace").rpartition(")")[2].split()[1])
     except OSError:
         return None  # gone
 

@@ -220,7 +220,7 @@ def the_collector_away(pool: glasspool.Pool) -> Iterator[None]:
 
 def is_blocked(pid: int) -> bool:
     """Tell whether the main thread of a worker sleeps in a call to the kernel."""
-    with open(f"/proc/{pid}/stat") as stat:
+    with open(f"/proc/{pid}/stat", errors="replace") as stat:
         return stat.read().rpartition(")")[2].split()[0] == "S"
 
 

@@ -638,7 +638,7 @@ def activity(pool: glasspool.Pool) -> dict[tuple[int, int], tuple[int, int]]:
 
 def _activity(pid: int, tid: int) -> tuple[int, int]:
     folder = Path(f"/proc/{pid}/task/{tid}")
-    fields = (folder / "stat").read_text().rpartition(")")[2].split()
+    fields = (folder / "stat").read_text(errors="replace").rpartition(")")[2].split()
     switches = re.search(
         r"^voluntary_ctxt_switches:\s+(\d+)", (folder / "status").read_text(), re.M
     )
