@@ -41,6 +41,8 @@ def pytest_configure(config: pytest.Config) -> None:
     """Start the guard before anything can hang."""
     config.pluginmanager.register(HangGuard(), "glasspool-hang-guard")
     config.addinivalue_line("markers", "whole_matrix: only with --whole-matrix")
+    config.addinivalue_line("markers", "one_python: long, and alike on each version of Python")
+    config.addinivalue_line("markers", "browser: in a real Chromium")
     _keep_pytest_out_of_children()
 
 

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import psutil
 
@@ -55,13 +56,14 @@ class Held:
 
 def take() -> Held:
     """Return what this process holds now."""
-    children = frozenset(psutil.Process().children(recursive=True))
+    running = _running()
+    children = _descendants(running)
     return Held(
         descriptors=Counter(_descriptors()),
         mappings=Counter(_shared_mappings()),
         threads=frozenset(threading.enumerate()),
-        children=children,
-        orphans=frozenset(_orphans()) - children,
+        children=_known(children),
+        orphans=_known(_orphans(running) - children),
         files=frozenset(_files()),
     )
 
@@ -81,6 +83,9 @@ def nothing_left(settle_s: float = SETTLE_S) -> Iterator[None]:
 
 
 def _wait_for(before: Held, deadline: float) -> list[str]:
+    now = take()
+    if not now.beyond(before):
+        return []  # mostly; to collect garbage takes long, as pytest has made so many objects
     gc.collect()
     now = take()
     for thread in now.threads - before.threads:
@@ -114,16 +119,46 @@ def _shared_mappings() -> Iterator[str]:
             yield path
 
 
-def _orphans() -> Iterator[psutil.Process]:
+class _Process(NamedTuple):
+    state: str
+    parent: int
+    group: int
+
+
+def _running() -> dict[int, _Process]:
+    """Read what runs on this machine, once: this is done around each of some thousand tests."""
+    found = {}
+    for name in os.listdir("/proc"):
+        if name.isdecimal():
+            with contextlib.suppress(OSError):  # it has ended
+                stat = Path("/proc", name, "stat").read_bytes()
+                state, parent, group = stat.rpartition(b")")[2].split()[:3]
+                found[int(name)] = _Process(state.decode(), int(parent), int(group))
+    return found
+
+
+def _descendants(running: dict[int, _Process]) -> set[int]:
+    found: set[int] = set()
+    fresh = {os.getpid()}
+    while fresh:
+        fresh = {pid for pid, process in running.items() if process.parent in fresh} - found
+        found |= fresh
+    return found
+
+
+def _orphans(running: dict[int, _Process]) -> set[int]:
     group = os.getpgrp()
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error, ProcessLookupError):
-            if os.getpgid(process.pid) != group:
-                continue
-            # Init may take its time to collect what has already ended.
-            has_ended = process.status() == psutil.STATUS_ZOMBIE
-            if os.getpgid(process.ppid()) != group and not has_ended:
-                yield process
+    mine = {pid for pid, process in running.items() if process.group == group}
+    # Init may take its time to collect what has already ended.
+    return {pid for pid in mine if running[pid].parent not in mine and running[pid].state != "Z"}
+
+
+def _known(pids: set[int]) -> frozenset[psutil.Process]:
+    found = []
+    for pid in pids:
+        with contextlib.suppress(psutil.Error):  # it has ended
+            found.append(psutil.Process(pid))
+    return frozenset(found)
 
 
 def _files() -> Iterator[str]:

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.one_python
+
 HERE = Path(__file__).parent
 COUNT = 10_000
 LIMIT_S = 100

@@ -136,6 +136,7 @@ def test_bad_sizes_and_pools_that_do_not_run() -> None:
             pool._engine.resize(2)
 
 
+@pytest.mark.one_python
 @pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("limit", [None, 1, 7])
 def test_under_load_with_kills(seed: int, limit: int | None) -> None:
@@ -293,6 +294,7 @@ def test_three_descriptors_for_each_worker(ctx: BaseContext) -> None:
         wait_until(lambda: descriptors() <= before, "descriptors are closed")
 
 
+@pytest.mark.one_python
 def test_many_workers() -> None:
     """Two hundred workers: three descriptors each at most, tasks run, fifty kills cost fifty tasks."""
     size = 200

@@ -192,12 +192,14 @@ def test_each_fault_that_takes_the_processors_is_named(scene: str):
     check(HEAVY, [judged(scene)])
 
 
+@pytest.mark.one_python
 @pytest.mark.parametrize("scenes", parts(FINE, 8), ids=lambda scenes: scenes[0])
 def test_what_only_looks_wrong_is_fine(scenes: list[str]):
     """A program that is only slow, busy, idle or waiting has nothing wrong with it."""
     check(dict.fromkeys(scenes, 0), all_judged(scenes))
 
 
+@pytest.mark.one_python
 @pytest.mark.parametrize("scene", FINE_HEAVY)
 def test_what_only_computes_is_fine(scene: str):
     """So has one that computes for long."""

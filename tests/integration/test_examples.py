@@ -13,6 +13,8 @@ import pytest
 
 from glasspool.snapshot import HANDLER_ROLES
 
+pytestmark = pytest.mark.one_python
+
 LIMIT_S = 60
 EXAMPLES = Path(__file__).parents[2] / "examples"
 

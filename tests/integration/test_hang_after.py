@@ -16,6 +16,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+pytestmark = pytest.mark.one_python
+
 LIMIT_S = 60.0
 NOT_FOR_LONG = "3"
 """Seconds without progress: more than a slow start of the interpreter takes."""

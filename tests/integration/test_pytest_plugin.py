@@ -12,6 +12,8 @@ import pytest
 
 from glasspool import watchdog
 
+pytestmark = pytest.mark.one_python
+
 DEADLINE_S = 60.0
 END = "=" * 100
 

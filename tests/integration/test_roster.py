@@ -856,6 +856,7 @@ def test_another_process_whose_main_thread_is_stuck(tmp_path, start_method):
 # Looking does no harm -------------------------------------------------------------------------------
 
 
+@pytest.mark.one_python
 def test_a_thousand_pictures_disturb_nothing(ctx):
     """Looked at 1,000 times with stacks, every task returns what it returns when nobody looks."""
     expected = [function(*args) for function, args in tasks.JOBS]
