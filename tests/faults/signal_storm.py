@@ -214,6 +214,11 @@ def main(count: int, seed: int) -> None:
     close_in_the_storm(pool, weather)
     weather.stop()
     assert not pool._engine.feeders
+    for thread in threading.enumerate():
+        if thread is not threading.main_thread():
+            thread.join(
+                GRACE_S * 1000
+            )  # one that found its duty taken may not have had its turn yet
     names = sorted(thread.name for thread in threading.enumerate())
     assert names == ["MainThread"], names
     print("survived", weather.raised, "rounds", pools, dict(weather.where.most_common(12)))

@@ -17,8 +17,11 @@ import pytest
 
 LIMIT_S = 60.0
 HERE = Path(__file__).parent
-UID = 54321
-"""A user who has no process but ours, so that a limit of processes can be exact."""
+UID = 50_000 + os.getpid() % 10_000
+"""A user who has no process but ours, so that a limit of processes can be exact.
+
+Not that of another run of the tests beside this one.
+"""
 
 START = """
 import contextlib, errno, faulthandler, gc, os, resource, signal, sys, threading, time, warnings

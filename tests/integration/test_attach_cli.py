@@ -18,7 +18,7 @@ import pytest
 SCENES = Path(__file__).parent.parent / "scenes"
 AS_USER = str(SCENES / "as_user.py")
 LIMIT_S = 60
-NOBODY = 54321
+NOBODY = 60_000 + os.getpid() % 5_000
 
 pytestmark = pytest.mark.skipif(
     not os.path.exists("/proc/self/task"), reason="compares with what Linux lists"
@@ -409,7 +409,7 @@ def _is_told_in_part(done: subprocess.CompletedProcess[str], pid: int) -> None:
 
 
 @only_root
-@pytest.mark.parametrize("user", [str(NOBODY), "root"])
+@pytest.mark.parametrize("user", [str(NOBODY), "root"], ids=["nobody", "root"])
 def test_without_the_right_to_trace(scene, user):
     """An ordinary user on a program of root, and root in a container: what is visible, and the remedy."""
     running = scene("stock_pool", "fork", "busy")
