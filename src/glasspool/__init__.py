@@ -18,6 +18,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from glasspool.engines.local.progress import report_progress
     from glasspool.engines.local.worker import WorkerInfo
     from glasspool.errors import (
         EngineUnavailable,
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     )
     from glasspool.observe.entry import inspect, name_threads
     from glasspool.pool import Pool
-    from glasspool.registry import ForkWarning, StallWarning
+    from glasspool.registry import ForkWarning, ProgressWarning, StallWarning
     from glasspool.replacement import install, uninstall
     from glasspool.results import AsyncResult, IMapIterator, MapResult
     from glasspool.snapshot import (
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
         TaskInfo,
         ThreadInfo,
         ThreadRef,
+        WorkerTime,
     )
     from glasspool.undone import Undone
 
@@ -63,6 +65,7 @@ __all__ = [
     "Pool",
     "PoolInfo",
     "ProcessInfo",
+    "ProgressWarning",
     "SerializationError",
     "Snapshot",
     "StallWarning",
@@ -75,26 +78,29 @@ __all__ = [
     "Undone",
     "WorkerDied",
     "WorkerInfo",
+    "WorkerTime",
     "__version__",
     "inspect",
     "install",
     "name_threads",
+    "report_progress",
     "uninstall",
     "worker",
 ]
 
 _HOME = {
+    "glasspool.engines.local.progress": "report_progress",
     "glasspool.engines.local.worker": "WorkerInfo",
     "glasspool.errors": """EngineUnavailable GlasspoolError InitializerFailed SerializationError
         TaskCancelled TaskExit TaskTimeout WorkerDied""",
     "glasspool.observe.entry": "inspect name_threads",
     "glasspool.pool": "Pool",
-    "glasspool.registry": "ForkWarning StallWarning",
+    "glasspool.registry": "ForkWarning ProgressWarning StallWarning",
     "glasspool.replacement": "install uninstall",
     "glasspool.results": "AsyncResult IMapIterator MapResult",
     "glasspool.undone": "Undone",
     "glasspool.snapshot": """DeathCertificate Evidence Frame InitializerInfo PoolInfo ProcessInfo
-        Snapshot TaskInfo ThreadInfo ThreadRef""",
+        Snapshot TaskInfo ThreadInfo ThreadRef WorkerTime""",
 }
 # Each public name is loaded when it is first asked for: a view does not need a pool, nor a pool views.
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names.split()}

@@ -114,7 +114,10 @@ class Feed:
     def _make_some(self) -> bool:
         """Make tasks until the values are used up, or nobody wants them (True), or until it should wait."""
         make, job, collector = self._make, self._job, self._engine.collector
-        for value in self._chunks():
+        chunks = self._chunks()
+        if collector.journal is not None and self._group_limit == 1:
+            chunks = collector.journal.drawing(chunks, job.job_id)
+        for value in chunks:
             if job._aborted or collector.stopped:
                 return True
             make(value)
@@ -224,6 +227,8 @@ class Feed:
             task = self._task(1, wire.PLAIN, value, plain.WEIGHT)
         else:
             items = 1 if is_single else len(value)
+            journal = self._engine.collector.journal
+            begun_ns = 0 if journal is None else time.monotonic_ns()
             try:
                 body, by_value = payload.dump_any(value, self._recurring)
             except Exception as error:
@@ -238,6 +243,9 @@ class Feed:
                 kind |= wire.SEGMENT
                 self._ahead = max(self._ahead, self._engine.size * (len(body) + TASK_BYTES))
             task = self._task(items, kind, body, len(body))
+            if journal is not None:
+                name = task.job.function_name(task)
+                journal.span("pickling", begun_ns, name, task.id, task.job.job_id)
         self._bytes += task.weight + TASK_BYTES
         group = self._group
         group.append(task)
@@ -354,6 +362,8 @@ def _end_of_imap(feed: Feed, error: BaseException | None) -> None:
     job, count = feed._job, feed._index
     if isinstance(job, IMapJob):
         if error is not None:
+            if job._shown is not None:
+                job._shown.tally.note_error(error)
             index, raised = count, (RAISED, error)
             feed._engine.collector.mailbox.put(lambda: job.settle_index(index, raised))
             count += 1

@@ -11,7 +11,13 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 if TYPE_CHECKING:
-    from typing import TypedDict
+    from typing import Protocol, TypedDict
+
+    class Bar(Protocol):
+        """What can show progress: an object like tqdm's."""
+
+        def update(self, n: int, /) -> object:
+            """Take note of so many more."""
 
     class Limits(TypedDict, total=False):
         """The keywords of a call that limit its tasks. None is: as the pool was told."""
@@ -22,6 +28,11 @@ if TYPE_CHECKING:
 
 
 RetryOn: TypeAlias = "type[BaseException] | tuple[type[BaseException], ...]"
+Progress: TypeAlias = "bool | str | Bar | Callable[..., Bar] | None"
+"""How a call's progress is shown: False not at all, True or a description, a bar or what makes one."""
+
+shows_progress: bool = False
+"""Whether calls that are told nothing of progress show it, as ``glasspool run --progress`` wants it."""
 
 STALL_AFTER_S = 300.0
 TIMEOUT_GRACE_S = 1.0

@@ -13,6 +13,7 @@ import operator
 import os
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from multiprocessing.context import BaseContext
@@ -26,7 +27,7 @@ from glasspool.engines.local.engine import LocalEngine, Plan
 from glasspool.errors import EngineUnavailable, GlasspoolError
 from glasspool.feeding import CONTAINERS, BufferSize, Feed, feed_here, feed_imap
 from glasspool.ledger import Task
-from glasspool.options import Policy, RetryOn
+from glasspool.options import Policy, Progress, RetryOn
 from glasspool.processors import usable_processors
 from glasspool.results import (
     AsyncResult,
@@ -42,9 +43,13 @@ if TYPE_CHECKING:
     from typing import Unpack
 
     from glasspool.engines.local.callables import Known
+    from glasspool.engines.local.showing import Shown
     from glasspool.engines.local.stall import Stall
+    from glasspool.observe.recording import Recorder
     from glasspool.options import Limits
+    from glasspool.reporting import Report
     from glasspool.snapshot import Snapshot, ThreadInfo
+    from glasspool.tracing import Trace
     from glasspool.undone import Undone
 
 T = TypeVar("T")
@@ -88,6 +93,8 @@ class Pool(multiprocessing.pool.Pool):
             ends with ``WorkerDied``. It is looked at every 50 ms. Between two tasks it is replaced.
         stall_after: The pool warns, once per stall, when it has work and nothing has moved for so
             many seconds. None: never.
+        record: Whether to keep a record of each task from the first one on, for ``report()``: some
+            microseconds a task, and memory for the newest million.
 
     Raises:
         ValueError: ``processes`` below 1, ``maxtasksperchild`` no positive integer, or another
@@ -119,8 +126,10 @@ class Pool(multiprocessing.pool.Pool):
         max_memory: int | None = None,
         max_memory_hard: int | None = None,
         stall_after: float | None = options.STALL_AFTER_S,
+        record: bool = False,
     ) -> None:
         self._state = "INIT"
+        self._traces: list[Trace] = []
         self._pid = os.getpid()
         size = self._size(processes)
         told = options.pool_options(
@@ -159,6 +168,7 @@ class Pool(multiprocessing.pool.Pool):
         try:
             self._engine = _start_engine(plan, where)
             registry.add(self, self._engine)
+            self._recorder = _recorder(self._engine) if record else None
             self._state = RUN
         except BaseException:  # a signal handler may raise anywhere
             if self._state != RUN and hasattr(self, "_engine"):
@@ -291,7 +301,10 @@ class Pool(multiprocessing.pool.Pool):
         if not kwds and timeout is None and retries is None and retry_on is None:
             short = self._prepare_plain(func, args, callback, error_callback)
             if short is not None:
-                self._engine.collector.mailbox.put(short)
+                collector = self._engine.collector  # as engine.submit does it, without the call
+                if collector.journal is not None:
+                    collector.journal.submitted((short,))
+                collector.mailbox.put(short)
                 return short
         policy = self._policy_for(timeout, retries, retry_on)
         result, error = self._prepare(func, args, kwds, callback, error_callback, policy)
@@ -345,11 +358,15 @@ class Pool(multiprocessing.pool.Pool):
         """Make the task of an apply; with the error if it has failed already."""
         self._check_running()
         engine = self._engine
+        if engine.callables.carry is not None:
+            func = engine.callables.carry(func)
         number, kind = 0, wire.APPLY
         body: Any = b""
         weight = 0
         failure: Exception | None = None
         value: Any = args
+        journal = engine.collector.journal
+        begun_ns = 0 if journal is None else time.monotonic_ns()
         try:
             known = engine.callables.by_reference(func)
             if known is not None:
@@ -373,6 +390,9 @@ class Pool(multiprocessing.pool.Pool):
         )
         if not number:
             result._function = payload.callable_name(func)
+        if journal is not None:
+            name = result.function_name(result)
+            journal.span("pickling", begun_ns, name, result.id, result.id)
         return result, failure
 
     def map(
@@ -384,17 +404,24 @@ class Pool(multiprocessing.pool.Pool):
         timeout: float | None = None,
         retries: int | None = None,
         retry_on: RetryOn | None = None,
+        progress: Progress = None,
     ) -> list[T]:
         """Call ``func`` for each item in the workers, wait, and return the values in order.
 
         ``timeout`` (of each item), ``retries`` and ``retry_on`` are as for the pool. With a timeout
         each item travels as a task of its own, whatever the chunk size.
 
+        ``progress`` shows how many items are done, failed and running, the rate and the time to go:
+        True, a description, or a bar like tqdm's or the class of one. Where there is no terminal and
+        no notebook, a line every ten seconds on standard error.
+
         Raises:
             Exception: What ``func`` raised for the first item that failed.
         """
         policy = self._policy_for(timeout, retries, retry_on)
-        return self._map(func, iterable, False, chunksize, policy, sync=True).get()
+        with self._shown(progress, func) as shown:
+            job = self._map(func, iterable, False, chunksize, policy, sync=True, shown=shown)
+            return job.get()
 
     def map_async(  # type: ignore[override]
         self,
@@ -407,10 +434,14 @@ class Pool(multiprocessing.pool.Pool):
         timeout: float | None = None,
         retries: int | None = None,
         retry_on: RetryOn | None = None,
+        progress: Progress = None,
     ) -> MapResult[T]:
         """Have ``func`` called for each item; return at once. Keywords as for ``map``."""
         policy = self._policy_for(timeout, retries, retry_on)
-        return self._map(func, iterable, False, chunksize, policy, callback, error_callback)
+        with self._shown(progress, func) as shown:
+            return self._map(
+                func, iterable, False, chunksize, policy, callback, error_callback, shown=shown
+            )
 
     def starmap(
         self,
@@ -421,10 +452,13 @@ class Pool(multiprocessing.pool.Pool):
         timeout: float | None = None,
         retries: int | None = None,
         retry_on: RetryOn | None = None,
+        progress: Progress = None,
     ) -> list[T]:
         """Like ``map``, for items that are each unpacked into arguments."""
         policy = self._policy_for(timeout, retries, retry_on)
-        return self._map(func, iterable, True, chunksize, policy, sync=True).get()
+        with self._shown(progress, func) as shown:
+            job = self._map(func, iterable, True, chunksize, policy, sync=True, shown=shown)
+            return job.get()
 
     def starmap_async(  # type: ignore[override]
         self,
@@ -437,10 +471,14 @@ class Pool(multiprocessing.pool.Pool):
         timeout: float | None = None,
         retries: int | None = None,
         retry_on: RetryOn | None = None,
+        progress: Progress = None,
     ) -> MapResult[T]:
         """Like ``map_async``, for items that are each unpacked into arguments."""
         policy = self._policy_for(timeout, retries, retry_on)
-        return self._map(func, iterable, True, chunksize, policy, callback, error_callback)
+        with self._shown(progress, func) as shown:
+            return self._map(
+                func, iterable, True, chunksize, policy, callback, error_callback, shown=shown
+            )
 
     def imap(  # type: ignore[override]
         self,
@@ -452,11 +490,12 @@ class Pool(multiprocessing.pool.Pool):
         retries: int | None = None,
         retry_on: RetryOn | None = None,
         buffersize: BufferSize = "auto",
+        progress: Progress = None,
     ) -> IMapIterator[T]:
         """Return an iterator over the values, in the order of the items.
 
         The iterable runs on a thread of the pool (role ``iterable``), ahead of the reader.
-        ``timeout`` (of each item), ``retries`` and ``retry_on`` are as for ``map``.
+        ``timeout`` (of each item), ``retries``, ``retry_on`` and ``progress`` are as for ``map``.
 
         Args:
             func: What to call.
@@ -471,13 +510,15 @@ class Pool(multiprocessing.pool.Pool):
                 many as there are, as the standard library's pool does. The bound holds while the
                 iterator is referenced and the pool open: after ``close()``, or when the iterator is
                 dropped, the rest runs (an endless iterable: until the pool is terminated).
+            progress: How many items have ended in the workers, whatever has been read.
 
         Raises:
             ValueError: The pool is not running, or an argument is out of range.
             TypeError: An argument has the wrong type.
         """
         policy = self._policy_for(timeout, retries, retry_on)
-        return self._imap(func, iterable, chunksize, policy, buffersize, ordered=True)
+        with self._shown(progress, func) as shown:
+            return self._imap(func, iterable, chunksize, policy, buffersize, True, shown)
 
     def imap_unordered(  # type: ignore[override]
         self,
@@ -489,10 +530,12 @@ class Pool(multiprocessing.pool.Pool):
         retries: int | None = None,
         retry_on: RetryOn | None = None,
         buffersize: BufferSize = "auto",
+        progress: Progress = None,
     ) -> IMapIterator[T]:
         """Return an iterator over the values, in the order in which they arrive. Else as ``imap``."""
         policy = self._policy_for(timeout, retries, retry_on)
-        return self._imap(func, iterable, chunksize, policy, buffersize, ordered=False)
+        with self._shown(progress, func) as shown:
+            return self._imap(func, iterable, chunksize, policy, buffersize, False, shown)
 
     def _map(
         self,
@@ -504,9 +547,10 @@ class Pool(multiprocessing.pool.Pool):
         callback: Callable[[list[T]], object] | None = None,
         error_callback: Callable[[BaseException], object] | None = None,
         sync: bool = False,
+        shown: Shown | None = None,
     ) -> MapResult[T]:
         self._check_running()
-        items: Any = iterable if hasattr(iterable, "__len__") else list(iterable)
+        items: Any = iterable if hasattr(iterable, "__len__") else self._drawn(iterable)
         length = len(items)
         engine = self._engine
         timed = policy is not None and policy.timeout_s is not None
@@ -516,6 +560,8 @@ class Pool(multiprocessing.pool.Pool):
                 guided: GuidedMapResult[T] = GuidedMapResult(
                     self, engine, callback, error_callback, length, chunksize
                 )
+                if shown is not None:
+                    shown.begin(engine, guided, length)
                 known = self._know(func, guided)
                 if known is not None:
                     feed_guided(GuidedFeed(engine, guided, known, star, items, policy, sync), sync)
@@ -528,6 +574,8 @@ class Pool(multiprocessing.pool.Pool):
         job: MapResult[T] = MapResult(
             self, engine, callback, error_callback, length, chunksize, single
         )
+        if shown is not None:
+            shown.begin(engine, job, length)
         if not length:
             return job
         mode = wire.SINGLE if single else (wire.STARCHUNK if star else wire.CHUNK)
@@ -547,6 +595,15 @@ class Pool(multiprocessing.pool.Pool):
         engine = self._engine
         return engine.maxtasksperchild is None and engine.callables.is_kept(func)
 
+    def _drawn(self, iterable: Iterable[Any]) -> list[Any]:
+        """Draw all items of an iterable that has no length."""
+        journal = self._engine.collector.journal
+        begun_ns = 0 if journal is None else time.monotonic_ns()
+        items = list(iterable)
+        if journal is not None:
+            journal.span("iterable", begun_ns)
+        return items
+
     def _imap(
         self,
         func: Callable[[Any], T],
@@ -555,6 +612,7 @@ class Pool(multiprocessing.pool.Pool):
         policy: Policy | None,
         buffersize: BufferSize,
         ordered: bool,
+        shown: Shown | None,
     ) -> IMapIterator[T]:
         self._check_running()
         chunksize = _checked_chunksize(chunksize)
@@ -565,6 +623,8 @@ class Pool(multiprocessing.pool.Pool):
         values = iter(iterable)
         job = IMapJob(self, engine, ordered)
         iterator: IMapIterator[T] = IMapIterator(job, engine, chunked=chunksize > 1)
+        if shown is not None:
+            values = shown.begin_drawing(engine, job, iterable, values)
         known = self._know(func, job)
         if known is None:
             return iterator
@@ -585,6 +645,8 @@ class Pool(multiprocessing.pool.Pool):
     def _know(self, func: Callable[..., Any], job: MapResult[Any] | IMapJob) -> Known | None:
         """Give the callable of a job its number; None if it cannot travel, and the job has failed."""
         engine = self._engine
+        if engine.callables.carry is not None:
+            func = engine.callables.carry(func)
         try:
             known = engine.callables.for_job(func)
         except Exception as error:
@@ -592,7 +654,19 @@ class Pool(multiprocessing.pool.Pool):
             return None
         if known.for_one_job:
             job._release = known.number
+            if engine.collector.journal is not None:
+                engine.collector.journal.called_for(known.number)
         return known
+
+    def _shown(self, progress: Progress, func: Callable[..., object]) -> Shown | _NotShown:
+        """Return what shows the progress of a call, to be begun with its job and left with the call."""
+        if progress is None:
+            progress = options.shows_progress
+        if progress is False:
+            return _NOT_SHOWN
+        from glasspool.views import progress_displays  # not before somebody wants to see it
+
+        return progress_displays.shown(progress, func, registry.caller_place())
 
     # Life -----------------------------------------------------------------------------------------
 
@@ -637,6 +711,7 @@ class Pool(multiprocessing.pool.Pool):
         self._engine.before_waiting()
         if self._engine.done.wait(registry.EXIT_LIMIT_S):
             self._engine.join_threads()
+        self._end_traces()
 
     def drain(self, timeout: float | None = None) -> list[Undone]:
         """End the pool gently: let what runs end, begin nothing more, and return what was not begun.
@@ -684,6 +759,7 @@ class Pool(multiprocessing.pool.Pool):
         wait_as_caller(self._engine, self._engine.done, None, "waiting in join()")
         self._engine.join_threads()
         self._engine.join_callbacks()
+        self._end_traces()
 
     def __enter__(self: P) -> P:
         self._check_running()
@@ -725,6 +801,19 @@ class Pool(multiprocessing.pool.Pool):
         return (
             f"<{cls.__module__}.{cls.__qualname__} state={self._state} pool_size={len(self._pool)}>"
         )
+
+    def _repr_html_(self) -> str:
+        from glasspool.views import html  # not before a notebook asks
+
+        name = getattr(self, "_name", type(self).__name__)
+        if not hasattr(self, "_engine"):
+            return html.no_pool(name, "was not made")
+        if self._pid != os.getpid():
+            return html.no_pool(name, f"belongs to process {self._pid}; this is a fork of it")
+        if self._engine.done.is_set():
+            ended = {CLOSE: "closed", TERMINATE: "terminated"}.get(self._state, "has ended")
+            return html.no_pool(name, ended)
+        return html.snapshot(self.inspect())
 
     def _check_owner(self) -> None:
         if self._pid != os.getpid():
@@ -797,6 +886,61 @@ class Pool(multiprocessing.pool.Pool):
         self._check_owner()
         return roster.stats(self._engine)
 
+    def trace(self, path: str | os.PathLike[str]) -> Trace:
+        """Record what the pool does from now on, as a timeline for Perfetto's viewer.
+
+        Use it as a context manager, or call the handle's ``stop()``; else the file is written when the
+        pool has ended: by ``join``, ``terminate``, the pool's ``with`` block or the program's exit. What the
+        file shows, and where to open it: ``docs/timeline.md``. Recording costs each task some
+        microseconds, and the memory of its record; the newest million tasks are kept.
+
+        Args:
+            path: The file to write; what is in it is lost.
+
+        Raises:
+            OSError: The file cannot be written.
+            ValueError: The pool is not running.
+        """
+        from glasspool.tracing import Trace
+
+        self._check_running()
+        trace = Trace(self._engine, path)
+        self._traces.append(trace)
+        return trace
+
+    @overload
+    def report(self) -> Report: ...
+    @overload
+    def report(self, path: str | os.PathLike[str]) -> str: ...
+    def report(self, path: str | os.PathLike[str] | None = None) -> Report | str:
+        """Report on the pool so far: where its time went, what was slow, what died, what would help.
+
+        With ``record=True`` it has every task from the first one on, or the newest million. Without, it
+        has what the pool knows anyway: counters, the workers' times, and the last tasks of each living
+        worker, up to 1,024 each; the report says how many are missing. A pool that has ended may be asked,
+        too. What the page shows: ``docs/report.md``.
+
+        Args:
+            path: The file to write, as one HTML page that needs nothing besides.
+
+        Returns:
+            The path; without one an object that shows itself in a notebook, with ``.html`` and
+            ``.save(path)``.
+
+        Raises:
+            OSError: The file cannot be written.
+        """
+        from glasspool import reporting
+
+        self._check_owner()
+        report = reporting.of_pool(self._engine, self._recorder)
+        return report if path is None else report.save(path)
+
+    def _end_traces(self) -> None:
+        """Write the timelines that nobody has stopped."""
+        while self._traces:
+            self._traces.pop().stop_quietly()
+
     # What programs look at ------------------------------------------------------------------------
 
     @property
@@ -815,6 +959,19 @@ class Pool(multiprocessing.pool.Pool):
                 if isinstance(task, Task):
                     jobs[task.job.job_id] = task.job
         return jobs
+
+
+class _NotShown:
+    """In place of what shows a call's progress: nothing does."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, *error: object) -> None:
+        return None
+
+
+_NOT_SHOWN = _NotShown()
 
 
 def _start_engine(plan: Plan, where: tuple[str, int]) -> LocalEngine:
@@ -852,6 +1009,12 @@ def _started_engine(plan: Plan, where: tuple[str, int]) -> LocalEngine:
         engine.give_up()
         raise
     return engine
+
+
+def _recorder(engine: LocalEngine) -> Recorder:
+    from glasspool.observe.recording import Recorder  # not before somebody wants it
+
+    return Recorder(engine)
 
 
 def _answer(engine: LocalEngine, question: Mapping[str, Any]) -> dict[str, Any]:

@@ -35,6 +35,7 @@ _names: set[str] = set()
 _numbers = itertools.count(1)
 _making = threading.RLock()
 _hooks: list[ShutdownHook] = []
+_made_hooks: list[Callable[[LocalEngine], None]] = []
 _forker: int | None = None
 
 PARK_LIMIT_S = 1.0
@@ -50,6 +51,10 @@ class ForkWarning(RuntimeWarning):
 
 class StallWarning(RuntimeWarning):
     """A pool has work, and nothing has moved for ``stall_after`` seconds: the text says why."""
+
+
+class ProgressWarning(RuntimeWarning):
+    """A display of progress cannot be had, or failed: the job goes on without it."""
 
 
 def new_name(name: str | None) -> tuple[str, int]:
@@ -87,6 +92,19 @@ def add(pool: Pool, engine: LocalEngine) -> None:
             None, _end_at_exit, args=(engine,), exitpriority=15
         )
     _pools.add(pool)
+    for hook in _made_hooks:
+        hook(engine)
+
+
+def on_made(hook: Callable[[LocalEngine], None]) -> Callable[[], None]:
+    """Have a hook called for each pool that is made from now on; return a function that takes it away."""
+    _made_hooks.append(hook)
+
+    def remove() -> None:
+        with contextlib.suppress(ValueError):
+            _made_hooks.remove(hook)
+
+    return remove
 
 
 def free_name(name: str) -> None:
@@ -106,6 +124,7 @@ def _end_at_exit(engine: LocalEngine) -> None:
     for other in live_engines():  # all at once: each may take its time
         other.terminate("the program ended")
     engine.done.wait(EXIT_LIMIT_S)
+    engine.join_showing()
 
 
 def live_pools() -> tuple[Pool, ...]:
@@ -140,7 +159,7 @@ def _run_hooks(engine: LocalEngine) -> None:
 
         picture = roster.describe(engine)
         slowest = roster.slowest(engine)
-        for hook in _hooks:
+        for hook in _hooks:  # one may take itself away
             hook(picture, slowest)
 
 
@@ -203,20 +222,37 @@ def _wait_until_gone(native_ids: list[int]) -> None:
 
 def _warn_of_threads(where: tuple[str, int], again: bool) -> tuple[str, ...]:
     me = threading.current_thread()
-    others = tuple(thread.name for thread in threading.enumerate() if thread is not me)
-    if not others:
-        return ()
+    others = [thread for thread in threading.enumerate() if thread is not me]
+    told = [thread.name for thread in others if not _is_a_kernels(thread)]
+    beside = tuple(thread.name for thread in others)
+    if not told:
+        return beside
     file, line = where
-    names = ", ".join(others)
+    names = ", ".join(told)
     if again:
         # Where warnings are errors, nobody on this thread could take one.
         with contextlib.suppress(Warning):
             warnings.warn_explicit(_AGAIN.format(names=names), ForkWarning, file, line)
     else:
         warnings.warn_explicit(_BESIDE.format(names=names), ForkWarning, file, line)
-    return others
+    return beside
 
 
+def _is_a_kernels(thread: threading.Thread) -> bool:
+    """Tell whether a thread belongs to the kernel of a notebook.
+
+    It is there in every notebook, and nobody can do without it. The locks that it may hold are the
+    kernel's: of its sockets, which a worker does not use, and of its streams, in whose place a worker
+    has others (``engines/local/cells``).
+    """
+    if "ipykernel" not in sys.modules:
+        return False
+    target = getattr(thread, "_target", None)
+    modules = (type(thread).__module__, getattr(target, "__module__", None))
+    return any(str(module).partition(".")[0] in _KERNEL for module in modules)
+
+
+_KERNEL = frozenset({"ipykernel", "IPython", "zmq", "tornado", "jupyter_client"})
 _BESIDE = (
     "a glasspool pool forks this process while other threads are alive: {names}. A lock that one of "
     "them holds now stays locked in the workers. Make the pool before you start threads, or pass "
@@ -257,6 +293,8 @@ def _in_child() -> None:
     _engines.clear()
     _finalizers.clear()
     _names.clear()
+    _hooks.clear()  # what is made here is not the parent's
+    _made_hooks.clear()
     for engine in engines:
         # The parent's threads may have been closing the same at that moment.
         with contextlib.suppress(OSError):

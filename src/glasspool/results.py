@@ -18,7 +18,9 @@ from time import monotonic_ns
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from glasspool.engines.local import plain, wire
+from glasspool.engines.local.journal import unpickling
 from glasspool.engines.local.outcome import RAISED, VALUE, Outcome, rebuild, unbuildable
+from glasspool.engines.local.payload import callable_name
 from glasspool.engines.local.worker import current
 from glasspool.engines.local.workers import report_thread_error
 from glasspool.errors import GlasspoolError, TaskCancelled, TaskTimeout, WorkerDied
@@ -27,6 +29,7 @@ from glasspool.ledger import OPEN, WAITING, Task
 
 if TYPE_CHECKING:
     from glasspool.engines.local.engine import LocalEngine
+    from glasspool.engines.local.showing import Shown
     from glasspool.engines.local.workers import Worker
     from glasspool.options import Policy
     from glasspool.pool import Pool
@@ -87,6 +90,11 @@ class _Job(Switch):
     def job_id(self) -> int:
         raise NotImplementedError
 
+    @property
+    def task_id(self) -> int | None:
+        """The number of its task, if it has but one."""
+        return None
+
     def function_name(self, task: Task) -> str:
         """Return the name of what a task calls."""
         return self._engine.callables.name(task.call)
@@ -105,6 +113,17 @@ class _Job(Switch):
         else:
             self._pool = None
             self.set()
+
+    @property
+    def callback_names(self) -> tuple[str, str]:
+        """The names of callback and error callback, empty where there is none; before they have run."""
+        both = (self._callback, self._error_callback)
+        name, error_name = ("" if call is None else callable_name(call) for call in both)
+        return name, error_name
+
+    def _has_value(self) -> bool:
+        """Tell whether the call ended with a value; after its callback has run."""
+        return self._outcome_now()[0] == VALUE
 
     def run_callback(self) -> None:
         """Run the callback that fits the outcome (callback thread)."""
@@ -295,6 +314,11 @@ class AsyncResult(_Job, Task, Generic[T]):
     def job_id(self) -> int:
         return self.id
 
+    @property
+    def task_id(self) -> int | None:
+        """The number of its task."""
+        return self.id
+
     def function_name(self, task: Task) -> str:
         """Return the name of what the task calls."""
         return self._function or super().function_name(task)
@@ -321,7 +345,9 @@ class AsyncResult(_Job, Task, Generic[T]):
             return VALUE, self.outcome
         outcome = self.outcome
         if outcome[0] != VALUE and outcome[0] != RAISED:
-            self.outcome = outcome = (*rebuild(outcome), *_measure(*outcome))
+            journal = self._engine.collector.journal
+            rebuilt = unpickling(journal, self.id, self.id, rebuild, outcome)
+            self.outcome = outcome = (*rebuilt, *_measure(*outcome))
         return outcome[0], outcome[1]
 
     def _keep(self, error: BaseException) -> Outcome:
@@ -354,6 +380,11 @@ class AsyncResult(_Job, Task, Generic[T]):
         """What is known of the task: function, state, times, bytes, process and thread."""
         return task_info(self._engine, self)
 
+    def _repr_html_(self) -> str:
+        from glasspool.views import html  # not before a notebook asks
+
+        return html.task(self.info, "apply_async")
+
 
 class MapResult(_Job, Generic[T]):
     """The result of ``map_async`` and ``starmap_async``: ready when all items have ended."""
@@ -367,6 +398,7 @@ class MapResult(_Job, Generic[T]):
         "_release",
         "_room",
         "_settled_bytes",
+        "_shown",
         "_single",
         "_tasks",
         "_value",
@@ -402,6 +434,7 @@ class MapResult(_Job, Generic[T]):
         self._room: Room | None = None
         self._settled_bytes = 0
         self._aborted = False
+        self._shown: Shown | None = None
         if not count:
             self._complete()
 
@@ -411,6 +444,8 @@ class MapResult(_Job, Generic[T]):
 
     def settle_row(self, tasks: Sequence[Task]) -> None:
         """Take the ends of some chunks (collector)."""
+        if self._shown is not None:
+            self._shown.take(tasks)
         for task in tasks:
             self._settled_bytes += task.weight + TASK_BYTES
             if task.ended_as > wire.OK_SEGMENT and self._failure is None:
@@ -422,6 +457,8 @@ class MapResult(_Job, Generic[T]):
         if self._number_left == 0:
             self._let_go()
             if not self._aborted:
+                if self._shown is not None:
+                    self._shown.end()
                 self._complete()
 
     def has_room(self, room: Room) -> bool:
@@ -438,6 +475,8 @@ class MapResult(_Job, Generic[T]):
         if self._aborted or not self._number_left:
             return
         self._aborted = True
+        if self._shown is not None:
+            self._shown.end(error)
         if self._failure is None:
             self._failure = (RAISED, error)
         if not self._is_set:
@@ -477,7 +516,8 @@ class MapResult(_Job, Generic[T]):
         # parts dropped: whoever finds one dropped finds the value.
         value = self._value
         if value is None:
-            joined = self._join_parts()
+            journal = self._engine.collector.journal
+            joined = unpickling(journal, self._id, None, self._join_parts)
             value = self._value = self._value or joined
             if joined[0] == VALUE:
                 self._drop_parts()
@@ -519,12 +559,27 @@ class MapResult(_Job, Generic[T]):
 
         Waits at most ``timeout`` seconds. Raises as ``AsyncResult.get`` does.
         """
-        return cast("list[T]", self._value_or_raise(timeout))
+        try:
+            return cast("list[T]", self._value_or_raise(timeout))
+        finally:
+            if self._shown is not None:
+                self._shown.wait()
+
+    def wait(self, timeout: float | None = None) -> None:  # type: ignore[override]  # as stock's
+        """Wait until the call has ended, at most ``timeout`` seconds."""
+        super().wait(timeout)
+        if self._shown is not None:
+            self._shown.wait()
 
     @property
     def info(self) -> TaskInfo:
         """What is known of the job; ``.tasks`` has its chunks."""
         return job_info(self._engine, self._id, self._is_set, self._failure, self._tasks)
+
+    def _repr_html_(self) -> str:
+        from glasspool.views import html  # not before a notebook asks
+
+        return html.task(self.info, "map_async")
 
 
 class IMapJob:
@@ -557,6 +612,7 @@ class IMapJob:
         "_room",
         "_settled",
         "_settled_bytes",
+        "_shown",
     )
 
     def __init__(self, pool: Pool, engine: LocalEngine, ordered: bool) -> None:
@@ -578,6 +634,7 @@ class IMapJob:
         self._made: int | None = None  # how many tasks there are, when all have been made
         self._release: int | None = None
         self._room: Room | None = None
+        self._shown: Shown | None = None
 
     @property
     def job_id(self) -> int:
@@ -618,10 +675,17 @@ class IMapJob:
         """Whether the iterator is gone, so that nobody can read."""
         return self._is_dropped
 
+    @property
+    def account(self) -> tuple[int, int | None, bool]:
+        """How many tasks have ended, of how many (None: not known yet), and whether that is the end."""
+        return self._settled, self._made, self.has_ended
+
     # The collector's ------------------------------------------------------------------------------
 
     def settle_row(self, tasks: Sequence[Task]) -> None:
         """Take the ends of some tasks (collector)."""
+        if self._shown is not None:
+            self._shown.take(tasks)
         for task in tasks:
             self._settled_bytes += task.weight + TASK_BYTES
             if task.ended_as == VALUE:
@@ -681,6 +745,8 @@ class IMapJob:
             self._length = self._pushed
             self._pool = None
             self._early.clear()
+        if self._shown is not None:
+            self._shown.end(error)
         self._aborted = True
         self.wake_feed()
         self._wake()
@@ -695,6 +761,8 @@ class IMapJob:
 
     def _end_if_complete(self) -> None:
         if self._made is not None and self._settled >= self._made:
+            if self._shown is not None:
+                self._shown.end()
             self._pool = None
             if self._release is not None:
                 self._engine.forget_callable(self._release)
@@ -747,6 +815,8 @@ class IMapJob:
         if self._arrived:
             return
         if self._length is not None and self._pushed >= self._length:
+            if self._shown is not None:
+                self._shown.wait(ends_now=True)
             raise StopIteration
         self._check_not_fed_here()
         self.make_room()  # a signal handler may have raised between our last take and its word
@@ -798,6 +868,11 @@ class IMapIterator(Generic[T]):
         collector.mailbox.put(lambda: collector.cancel_job(job))
         return True
 
+    def _repr_html_(self) -> str:
+        from glasspool.views import html  # not before a notebook asks
+
+        return html.iterator(self._job.label(), *self._job.account)
+
     def __reduce__(self) -> Any:
         raise TypeError(_NOT_PICKLED)
 
@@ -826,7 +901,8 @@ class IMapIterator(Generic[T]):
                 continue
             kind, value = outcome
             if kind != VALUE:
-                kind, value = rebuild(outcome)
+                journal = self._engine.collector.journal
+                kind, value = unpickling(journal, self._job.job_id, None, rebuild, outcome)
             if kind == RAISED:
                 try:
                     raise value
@@ -873,12 +949,13 @@ def task_info(engine: LocalEngine, task: Task) -> TaskInfo:
     from glasspool.snapshot import TaskInfo, ThreadRef
 
     worker, begun, ended, size, state = None, 0, 0, 0, "waiting"
+    progress = None
     has_ended = task.ended_as != OPEN
     if has_ended:
         worker, begun, ended = task.worker, task.begun_ns, task.ended_ns
         size, state = _end_of(task)
     elif task.holder is not None:
-        worker, begun = _where(engine, task)
+        worker, begun, progress = _where(engine, task)
         state = "running" if begun else "sent"
     pid, slot, thread = None, None, None
     if worker is not None and (begun or has_ended):
@@ -902,6 +979,7 @@ def task_info(engine: LocalEngine, task: Task) -> TaskInfo:
         run_s=(ended - begun) / 1e9 if ended else None,
         argument_bytes=plain.argument_bytes(task),
         result_bytes=size if ended else None,
+        progress=progress,
     )
 
 
@@ -939,16 +1017,20 @@ def job_info(
     )
 
 
-def _where(engine: LocalEngine, task: Task) -> tuple[Worker | None, int]:
-    """Return the worker that holds a task, and when it began it (0: not yet)."""
+def _where(
+    engine: LocalEngine, task: Task
+) -> tuple[Worker | None, int, tuple[float, float | None] | None]:
+    """Return the worker that holds a task, when it began it (0: not yet), and how far it says to be."""
     for worker in list(engine.collector.workers.values()):
         if worker.held is task.holder:
             try:
                 entry = engine.board.entry(worker.record, task.seq)
+                if entry is None:
+                    return worker, 0, None
+                return worker, entry.begun_ns, engine.board.progress(worker.record, task.seq)
             except ValueError:  # the pool has ended meanwhile, and its scoreboard with it
-                return worker, 0
-            return worker, entry.begun_ns if entry is not None else 0
-    return None, 0
+                return worker, 0, None
+    return None, 0, None
 
 
 def _word_for(error: BaseException) -> str:

@@ -70,7 +70,9 @@ class TaskInfo:
     ``timeout``. ``items`` is how many calls of the user's function the task holds (1 but for
     chunks) and ``item`` the index within the chunk of the one that runs, or of the first one that
     may run: ``grain`` says how finely that is known (``task`` or ``item``).
-    For a map, ``tasks`` are its chunks. Fields that do not apply yet are None.
+    For a map, ``tasks`` are its chunks. ``progress`` is what the task last said of itself by
+    ``glasspool.report_progress``: how much is done, and of how much (None: not said). Fields that do not
+    apply yet are None.
     """
 
     id: int | None
@@ -94,6 +96,12 @@ class TaskInfo:
     argument_bytes: int | None = None
     result_bytes: int | None = None
     tasks: tuple[TaskInfo, ...] = ()
+    progress: tuple[float, float | None] | None = None
+
+    def _repr_html_(self) -> str:
+        from glasspool.views import html  # not before a notebook asks
+
+        return html.task(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +141,11 @@ class ThreadInfo:
     cpu_share: float | None = None
     library: str | None = None
 
+    def _repr_html_(self) -> str:
+        from glasspool.views import html  # not before a notebook asks
+
+        return html.thread(self)
+
 
 @dataclass(frozen=True, slots=True)
 class InitializerInfo:
@@ -149,6 +162,30 @@ class InitializerInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class WorkerTime:
+    """How a worker has spent its life so far, in seconds; the parts add up to the whole.
+
+    ``start_s`` is from its fork or spawn to its initializer, ``initializer_s`` the initializer,
+    ``waiting_s`` without anything to do, ``receiving_s`` taking messages and rebuilding arguments,
+    ``running_s`` in the user's function, ``sending_s`` pickling and sending what it returned, ``exit_s``
+    leaving (finalizer and exit functions).
+    """
+
+    start_s: float = 0.0
+    initializer_s: float = 0.0
+    waiting_s: float = 0.0
+    receiving_s: float = 0.0
+    running_s: float = 0.0
+    sending_s: float = 0.0
+    exit_s: float = 0.0
+
+    @property
+    def whole_s(self) -> float:
+        """The sum of all parts."""
+        return float(sum(getattr(self, one.name) for one in dataclasses.fields(self)))
+
+
+@dataclass(frozen=True, slots=True)
 class ProcessInfo:
     """One process of a pool.
 
@@ -158,6 +195,7 @@ class ProcessInfo:
     ``tasks_done`` and ``busy_s`` count finished tasks of this process and the time spent in them.
     ``reason`` says why the pool itself replaced or ended it.
     ``command`` is its command line, ``python_version`` its interpreter's, such as ``3.12``, where known.
+    ``time`` is how a worker of ours spent its life so far.
     """
 
     pid: int
@@ -178,6 +216,7 @@ class ProcessInfo:
     evidence: Evidence = Evidence("os")
     command: str | None = None
     python_version: str | None = None
+    time: WorkerTime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,6 +306,11 @@ class DeathCertificate:
         said, how = (self.last_log, "logged") if self.last_log else (self.last_output, "wrote")
         return f"The last that it {how}: {said[-1][:200]}" if said else None
 
+    def _repr_html_(self) -> str:
+        from glasspool.views import html  # not before a notebook asks
+
+        return html.certificate(self)
+
 
 @dataclass(frozen=True, slots=True)
 class PoolInfo:
@@ -304,6 +348,11 @@ class PoolInfo:
     def threads(self) -> tuple[ThreadInfo, ...]:
         """All threads of all processes."""
         return tuple(t for p in self.processes for t in p.threads)
+
+    def _repr_html_(self) -> str:
+        from glasspool.views import html  # not before a notebook asks
+
+        return html.pool(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -357,16 +406,34 @@ class Snapshot:
 
         return table.snapshot_text(self)
 
+    def _repr_html_(self) -> str:
+        from glasspool.views import html  # not before a notebook asks
+
+        return html.snapshot(self)
+
 
 def as_plain(value: Any) -> Any:
-    """Turn frozen values of this module into dicts and lists, field by field."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: as_plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    """Turn frozen values of this module into dicts and lists, field by field.
+
+    A watched program does this twice a second for all its threads and tasks: what is most common comes first.
+    """
+    cls: type = value.__class__
+    if cls in _LEAVES:
+        return value
+    names = _FIELDS.get(cls)
+    if names is None and dataclasses.is_dataclass(cls):
+        names = _FIELDS[cls] = tuple(one.name for one in dataclasses.fields(cls))
+    if names is not None:
+        return {name: as_plain(getattr(value, name)) for name in names}
     if isinstance(value, Mapping):
         return {str(key): as_plain(item) for key, item in value.items()}
     if isinstance(value, tuple | list):
         return [as_plain(item) for item in value]
     return value
+
+
+_LEAVES = frozenset((str, int, float, bool, type(None)))
+_FIELDS: dict[type, tuple[str, ...]] = {}
 
 
 def from_dict(plain: Mapping[str, Any]) -> Snapshot:
@@ -423,6 +490,7 @@ def _task(plain: Mapping[str, Any] | None) -> Any:
         plain,
         thread=_build(ThreadRef, plain.get("thread")),
         tasks=tuple(_task(t) for t in plain.get("tasks", ())),
+        progress=None if plain.get("progress") is None else tuple(plain["progress"]),
     )
 
 
@@ -467,6 +535,7 @@ def _process(plain: Mapping[str, Any]) -> ProcessInfo:
             InitializerInfo, initializer, thread=_build(ThreadRef, initializer.get("thread"))
         ),
         evidence=_build(Evidence, plain.get("evidence")) or Evidence("os"),
+        time=_build(WorkerTime, plain.get("time")),
     )
     return built
 

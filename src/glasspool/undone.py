@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from glasspool.engines.local import payload, plain, wire
+from glasspool.engines.local.carried import bare
 
 if TYPE_CHECKING:
     from glasspool.engines.local.callables import Known
@@ -44,6 +45,7 @@ class Undone:
             function, values = values
         else:
             function = _load(self._known.body) if self._known is not None else None
+        function = bare(function)
         mode = self._kind & wire.MODE
         if mode == wire.APPLY:
             args, kwds = values if self._kind & wire.KEYWORDS else (values, {})

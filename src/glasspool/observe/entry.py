@@ -90,14 +90,20 @@ def name_threads(pool: Any) -> None:
 def answer(engine: LocalEngine, question: Mapping[str, Any]) -> dict[str, Any]:
     """Answer a question that came through the socket of a pool.
 
-    With ``others``, the pools of other libraries in this process are told, too: without the stacks of
-    their workers, which only a reader from outside could get.
+    ``tasks`` says how many open tasks to list at most. With ``others``, the pools of other libraries in this
+    process are told, too: without the stacks of their workers, which only a reader from outside could get.
     """
-    from glasspool.observe import inside, roster
+    from glasspool.observe import control, inside, roster
 
+    if question.get("ask") in control.ASKED:
+        return control.answer(engine, question)
     if question.get("ask") != "inspect":
-        return {"error": f"unknown question {question.get('ask')!r}; there is: inspect"}
-    picture = roster.snapshot((engine,), stacks=bool(question.get("stacks")))
+        there = ", ".join(("inspect", *control.ASKED))
+        return {"error": f"unknown question {question.get('ask')!r}; there is: {there}"}
+    most = question.get("tasks", roster.OPEN_TASKS)
+    if not isinstance(most, int) or not 0 <= most <= roster.OPEN_TASKS:
+        return {"error": f"tasks must be a number up to {roster.OPEN_TASKS}"}
+    picture = roster.snapshot((engine,), stacks=bool(question.get("stacks")), tasks=most)
     foreign = _found() if question.get("others") else []
     if foreign:
         told = inside.describe(foreign, stacks=False, others=_of_ours())

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 
-from glasspool.engines.local import scoreboard
+from glasspool.engines.local import account, scoreboard
 from glasspool.engines.local.scoreboard import Board
 from glasspool.observe import procfs, pyspy
 from glasspool.observe.procfs import OsProcess, OsThread
@@ -25,6 +25,7 @@ from glasspool.snapshot import (
     TaskInfo,
     ThreadInfo,
     ThreadRef,
+    WorkerTime,
 )
 
 # What follows "gp1 " in the system's name of a thread of the parent, and the roles that it means.
@@ -35,6 +36,7 @@ _ROLES = {
     "tasks+res": ("task-handler", "result-handler"),
     "callback": ("callback",),
     "iterable": ("iterable",),
+    "progress": ("progress",),
 }
 
 # What the command line of a process that multiprocessing started holds, and the role it means.
@@ -217,7 +219,13 @@ def worker_of_record(board: Board, record: int) -> ProcessInfo | None:
         rss_bytes=found.rss_bytes,
         initializer=_initializer(board, record, main),
         evidence=Evidence("scoreboard"),
+        time=worker_time(account.of_record(board, record, time.monotonic_ns())),
     )
+
+
+def worker_time(parts: account.Account | None) -> WorkerTime | None:
+    """Give a worker's account in seconds."""
+    return None if parts is None else WorkerTime(*(part / 1e9 for part in parts))
 
 
 def _worker_state(state: int, task: TaskInfo | None) -> str:
@@ -241,6 +249,7 @@ def _current(board: Board, record: int, pid: int, slot: int) -> TaskInfo | None:
         pid=pid,
         begun_at=time.time() - since_s,
         run_s=since_s,
+        progress=board.progress(record, entry.seq),
     )
 
 

@@ -32,6 +32,7 @@ from glasspool.snapshot import (
     TaskInfo,
     ThreadInfo,
     ThreadRef,
+    WorkerTime,
 )
 
 if TYPE_CHECKING:
@@ -50,21 +51,27 @@ Told = Mapping[int, tuple[str, int, bool, bool, tuple[Frame, ...]]]
 """What a worker told of its threads, by native id: name, ident, daemon, is_main, stack."""
 
 
-def snapshot(engines: Sequence[LocalEngine], *, stacks: bool = False) -> Snapshot:
-    """Take a picture of pools of this process."""
+def snapshot(
+    engines: Sequence[LocalEngine], *, stacks: bool = False, tasks: int = OPEN_TASKS
+) -> Snapshot:
+    """Take a picture of pools of this process, with at most so many open tasks of each."""
     begun = time.monotonic()
     taken_at = time.time()
-    pools = tuple(describe(engine, stacks=stacks, alone=len(engines) == 1) for engine in engines)
+    alone = len(engines) == 1
+    pools = tuple(describe(one, stacks=stacks, alone=alone, tasks=tasks) for one in engines)
     return Snapshot(pools, taken_at, time.monotonic() - begun)
 
 
-def describe(engine: LocalEngine, *, stacks: bool = False, alone: bool = True) -> PoolInfo:
+def describe(
+    engine: LocalEngine, *, stacks: bool = False, alone: bool = True, tasks: int = OPEN_TASKS
+) -> PoolInfo:
     """Tell of one pool.
 
     Args:
         engine: The pool's engine.
         stacks: Whether to ask for stacks too.
         alone: The picture is of this pool only, so the helper threads of other pools are just that.
+        tasks: List at most so many open tasks, the oldest.
     """
     workers = sorted(engine.handler.workers.copy().values(), key=lambda w: (w.slot, w.generation))
     told = _ask_for_stacks(engine, workers) if stacks else {}
@@ -88,7 +95,7 @@ def describe(engine: LocalEngine, *, stacks: bool = False, alone: bool = True) -
                 ]
             ),
         ),
-        tasks=tuple(_open_tasks(engine)),
+        tasks=tuple(_open_tasks(engine, tasks)),
         stats=counters,
         state=_state(engine),
         start_method=engine.start_method,
@@ -123,13 +130,19 @@ def stats(engine: LocalEngine) -> dict[str, int]:
     waiting_bytes = sum(task.weight for task in list(ledger.waiting) if task.state == WAITING)
     sent = ledger.sent
     return {
-        "submitted": ledger.submitted + unseen + lender.done + lender.failed + len(direct),
+        "submitted": ledger.submitted
+        + unseen
+        + lender.done
+        + lender.failed
+        + lender.cancelled
+        + len(direct),
         "waiting": max(0, ledger.open - sent) + unseen,
         "sent": sent + len(direct),
         "running": min(sent + len(direct), len(busy)),
         **ledger.ended,
         "done": ledger.ended["done"] + lender.done,
         "failed": ledger.ended["failed"] + lender.failed,
+        "cancelled": ledger.ended["cancelled"] + lender.cancelled,
         "workers": len(workers),
         "idle": sum(worker.serves and not (worker.held or worker.direct) for worker in ready),
         "busy": len(busy),
@@ -232,10 +245,10 @@ def _notes(engine: LocalEngine) -> tuple[str, ...]:
     return told + tuple(engine.shortage.notes.copy().values())
 
 
-def _open_tasks(engine: LocalEngine) -> list[TaskInfo]:
+def _open_tasks(engine: LocalEngine, most: int) -> list[TaskInfo]:
     open_tasks: list[TaskInfo] = []
     for task in engine.collector.ledger.unended():
-        if len(open_tasks) == OPEN_TASKS:
+        if len(open_tasks) >= most:
             break
         open_tasks.append(task_info(engine, task))
     return open_tasks
@@ -254,6 +267,7 @@ def _grave(engine: LocalEngine, grave: Any) -> ProcessInfo:
         busy_s=grave.busy_s,
         reason=grave.reason,
         evidence=Evidence("scoreboard"),
+        time=outside.worker_time(grave.time),
     )
 
 
@@ -327,6 +341,7 @@ def _starting(engine: LocalEngine, worker: Worker) -> ProcessInfo | None:
         state="starting",
         slot=worker.slot,
         generation=worker.generation,
+        time=WorkerTime(start_s=(time.monotonic_ns() - worker.started_ns) / 1e9),
         threads=tuple(
             replace(thread, roles=roles if thread.is_main else thread.roles)
             for thread in described.threads
@@ -344,7 +359,12 @@ def _running(engine: LocalEngine, worker: Worker, described: ProcessInfo) -> Tas
         task = worker.direct
     if task is None:
         return seen
-    info = replace(task_info(engine, task), begun_at=seen.begun_at, run_s=seen.run_s)
+    info = replace(
+        task_info(engine, task),
+        begun_at=seen.begun_at,
+        run_s=seen.run_s,
+        progress=seen.progress,
+    )
     if task.items > 1:
         word = engine.board.word(worker.record, sb.W_ITEM)
         grain = "item" if word & sb.GRAIN_ITEM else "task"

@@ -14,7 +14,7 @@ import stat
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from glasspool.engines.local import scoreboard
 from glasspool.observe import outside, procfs
@@ -108,7 +108,14 @@ def picture(pid: int, *, stacks: bool = False) -> Snapshot:
     raise errors.get(seen.problem or "", NotPermitted)(seen.text)
 
 
-def look(pid: int, *, stacks: bool, quick: bool = False, redact: bool = False) -> Look:
+def look(
+    pid: int,
+    *,
+    stacks: bool,
+    quick: bool = False,
+    redact: bool = False,
+    tasks: int | None = None,
+) -> Look:
     """Take a picture of the pools of a process, and say what kept it from being whole.
 
     Never raises for what the process is or becomes. Blocks as ``picture`` does.
@@ -119,6 +126,7 @@ def look(pid: int, *, stacks: bool, quick: bool = False, redact: bool = False) -
             case, as they tell what each thread is for.
         quick: Whether to ask the operating system only, where the program does not answer by itself.
         redact: Whether to leave the arguments of tasks out.
+        tasks: List at most so many open tasks of a pool of ours, the oldest; None: as many as usual.
     """
     begun = time.monotonic()
     found = procfs.process(pid)
@@ -128,7 +136,7 @@ def look(pid: int, *, stacks: bool, quick: bool = False, redact: bool = False) -
     if not boards:
         return _without_board(pid, quick, redact)
     try:
-        told = _told_by(boards, stacks)
+        told = _told_by(boards, stacks, tasks)
     except NoSuchProcess as error:
         return Look(None, "gone", str(error))
     finally:
@@ -139,7 +147,12 @@ def look(pid: int, *, stacks: bool, quick: bool = False, redact: bool = False) -
 
 
 def ask(
-    path: str | os.PathLike[str], *, stacks: bool, limit_s: float, others: bool = False
+    path: str | os.PathLike[str],
+    *,
+    stacks: bool,
+    limit_s: float,
+    others: bool = False,
+    tasks: int | None = None,
 ) -> Snapshot:
     """Ask the pool behind a socket for its picture, and for the program's pools of other libraries.
 
@@ -149,7 +162,10 @@ def ask(
     """
     import socket
 
-    question = json.dumps({"ask": "inspect", "stacks": stacks, "others": others}).encode() + b"\n"
+    wanted: dict[str, Any] = {"ask": "inspect", "stacks": stacks, "others": others}
+    if tasks is not None:
+        wanted["tasks"] = tasks
+    question = json.dumps(wanted).encode() + b"\n"
     deadline = time.monotonic() + limit_s
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as line:
         line.settimeout(limit_s)
@@ -244,14 +260,22 @@ def _boards_of(pid: int) -> list[scoreboard.Board]:
     return made or serves
 
 
-def _told_by(boards: list[scoreboard.Board], stacks: bool) -> tuple[PoolInfo, ...]:
+def _told_by(
+    boards: list[scoreboard.Board], stacks: bool, tasks: int | None
+) -> tuple[PoolInfo, ...]:
     told: list[PoolInfo] = []
     answered = False
     limit_s = ANSWER_S
     for board in boards:
         try:
             # The first one that answers tells of the pools of other libraries beside it, too.
-            answer = ask(board.socket_path, stacks=stacks, limit_s=limit_s, others=not answered)
+            answer = ask(
+                board.socket_path,
+                stacks=stacks,
+                limit_s=limit_s,
+                others=not answered,
+                tasks=tasks,
+            )
             answered = True
             told.extend(answer.pools)
         except (OSError, ValueError) as error:

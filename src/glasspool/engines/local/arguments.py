@@ -39,15 +39,18 @@ def of_task(task: Task, item: int | None = None) -> str | None:
     Of a chunk, those of one item. Safe from any thread. Never raises.
     """
     packed = task.payload  # the collector drops it when the task ends
-    if packed is None:
-        return None
+    return None if packed is None else of_packed(packed, task.kind, task.weight, item)
+
+
+def of_packed(packed: Any, kind: int, weight: int, item: int | None = None) -> str:
+    """Return the arguments of a call as ``of_task`` does, from a task's payload, kind and weight."""
     try:
-        value = packed if task.kind & wire.PLAIN else _unpack(packed)
-        if task.kind & wire.INLINE:
+        value = packed if kind & wire.PLAIN else _unpack(packed)
+        if kind & wire.INLINE:
             _, value = value
-        return _call(value, task.kind, item)
+        return _call(value, kind, item)
     except Exception:  # too long, or of a kind that nobody thought of: a text is not worth more
-        return f"({task.weight} bytes)"
+        return f"({weight} bytes)"
 
 
 def show(value: Any, limit: int = TEXT) -> str:

@@ -12,6 +12,9 @@ from typing import Any, NamedTuple
 
 from glasspool.engines.local import payload, wire
 
+Carry = Callable[[Callable[..., Any]], Callable[..., Any]]
+"""Wraps a function that is submitted (``carried``)."""
+
 
 class Known(NamedTuple):
     """A callable with a number: its name for views, and how it travels.
@@ -40,9 +43,17 @@ class Callables:
 
     def __init__(self, name_call: Callable[[int, str], None]) -> None:
         self._by_object: dict[Any, Known] = {}
+        self._short: dict[Any, Known] = self._by_object  # those that may be called as they are
+        # What is to surround the calls of every function that is submitted, if anything is.
+        self.carry: Carry | None = None
         self._by_number: dict[int, Known] = {}
         self._numbers = itertools.count(1)
         self._name_call = name_call
+
+    def surround(self, carry: Carry | None) -> None:
+        """Have all functions that are submitted from now on called in something, or in nothing again."""
+        self.carry = carry
+        self._short = self._by_object if carry is None else {}
 
     def by_reference(self, function: Callable[..., Any]) -> Known | None:
         """Return the number of a callable that travels by name; None if it does not.
@@ -66,9 +77,12 @@ class Callables:
         return known
 
     def number(self, function: Callable[..., Any]) -> int:
-        """Return the number of a callable that was told by ``by_reference`` before; else 0."""
+        """Return the number of a callable that was told by ``by_reference`` before; else 0.
+
+        None has one while something is to surround all calls.
+        """
         try:
-            known = self._by_object.get(function)
+            known = self._short.get(function)
         except TypeError:  # not hashable
             return 0
         return 0 if known is None else known.number

@@ -41,6 +41,7 @@ from glasspool.ledger import CANCELLED, DONE, ENDED, FAILED, LOST, WAITING, Held
 
 if TYPE_CHECKING:
     from glasspool.engines.local.engine import LocalEngine
+    from glasspool.engines.local.journal import Journal
     from glasspool.engines.local.stall import StallWatch
     from glasspool.undone import Undone
 
@@ -75,6 +76,7 @@ class Collector:
         self.pace: dict[int, float] = {}
         self.item_pace: dict[int, float] = {}  # of callables in maps without a chunksize
         self.failure: BaseException | None = None
+        self.journal: Journal | None = None  # while somebody records the pool
         self._poll.register(self.mailbox.fd, select.EPOLLIN)
         self._receiver = channel.Receiver()
         self._fence = threading.Lock()
@@ -85,6 +87,9 @@ class Collector:
         self._lookout = Lookout(self, engine)
         self.timers: Timers = Timers()
         self._interrupts = Interrupts(self, engine)
+        self.by_hand: dict[
+            int, str
+        ] = {}  # what is said of tasks that somebody cancelled from outside
         self.closing: bool = False
         self.draining: bool = False
         self.undone: list[Undone] = []
@@ -320,6 +325,8 @@ class Collector:
         self._fill(message, held, wanted)
         if not message.sent:
             return
+        if self.journal is not None:
+            self.journal.sent(message.sent, time.monotonic_ns())
         if not self.post(worker, b"".join(message.parts), message.fds):
             ledger.unsend(held, message.sent)
             worker.known.difference_update(message.introduced)
@@ -591,6 +598,8 @@ class Collector:
             rebuild(reply[6]) if reply[0] == plain else (reply[0], reply[6]) for reply in replies
         ]
         tasks = self.ledger.end_row(held, [reply[3] for reply in replies], DONE)
+        if self.journal is not None:
+            self.journal.done(worker, tasks, replies)
         owner: Any = None
         alike: list[Task] = []  # of the same owner
         call, count = 0, 0
@@ -628,8 +637,11 @@ class Collector:
             kind, body = arrived(kind, body, fds, worker.returned)
         if kind > wire.OK_SEGMENT and self._try_anew(worker, task_id, kind, body):
             return
-        task = self.ledger.end(held, task_id, _HOW.get(kind, FAILED))
+        how = _HOW.get(kind, FAILED)
+        task = self.ledger.end(held, task_id, how)
         if task is not None:
+            if self.journal is not None:
+                self.journal.ended(worker, task, how, begun, ended, kind, body)
             if lane & wire.GONE:
                 note_gone(task)
             settle(task, kind, body, worker, begun, ended)
@@ -719,6 +731,10 @@ class Collector:
                     self.settle_here(left, TaskCancelled("the call was interrupted"), CANCELLED)
         elif kind == wire.INTERRUPTED:
             self._interrupts.told(worker, begun, body)
+        elif kind == wire.OUTPUT:
+            if self._engine.cells is not None:
+                task = held.tasks.get(task_id)  # one that a caller gave is a job by itself
+                self._engine.cells.write(task_id if task is None else task.job.job_id, body)
         elif kind == wire.LARGE:
             # Not here: this may be a caller's thread.
             self.mailbox.put(lambda: self.staff.recycle(worker, begun))
@@ -737,6 +753,11 @@ class Collector:
         self, task: Task, error: BaseException, how: str, worker: Worker | None = None
     ) -> None:
         """End a task by a decision of the parent."""
+        if self.by_hand and (said := self.by_hand.pop(task.id, "")) and how == CANCELLED:
+            error.add_note(said)
+        if self.journal is not None and task.state != ENDED:
+            holder = worker or self._holder(task)
+            self.journal.ended_here(task, how, error, holder, is_counted=worker is not None)
         if self.ledger.end_here(task, how):
             settle(task, RAISED, error, worker, 0, 0)
 
@@ -916,6 +937,11 @@ class Collector:
             self.settle_here(task, error, CANCELLED)
         elif worker is not None and task.state != ENDED:
             self._interrupts.begin(worker, task, is_timeout=False)
+
+    def cancel_direct(self, worker: Worker, task: Task, said: str) -> None:
+        """Interrupt a task that a caller had given to a worker himself; he ends it (an item)."""
+        worker.cancelled = (task, said)
+        self._interrupts.interrupt(worker, task.seq)
 
     def cancel_job(self, job: Any) -> None:
         """End all tasks of a job, those that run too, and make no more of them (an item)."""

@@ -39,10 +39,11 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from glasspool.engines.local import channel, wire
-from glasspool.engines.local.outcome import arrived, settle
+from glasspool.engines.local.outcome import RAISED, arrived, settle
 from glasspool.engines.local.parcels import note_gone, take_returned
 from glasspool.engines.local.payload import Parcel
 from glasspool.engines.local.waiting import ASLEEP, BOTH, TRY_NS, Trying
+from glasspool.ledger import CANCELLED, DONE, FAILED
 from glasspool.processors import usable_processors
 
 if TYPE_CHECKING:
@@ -52,8 +53,8 @@ if TYPE_CHECKING:
     from glasspool.engines.local.workers import Worker
     from glasspool.ledger import Task
 
-_Reply = tuple[int, bytes, list[int], int, int]
-"""What a worker answered: kind, body, descriptors, begun_ns, ended_ns."""
+_Reply = tuple[int, bytes, list[int], int, int, int]
+"""What a worker answered: kind, body, descriptors, begun_ns, ended_ns; and when it was sent the task."""
 
 
 class Lease:
@@ -102,6 +103,7 @@ class Lender:
         self.leases: dict[weakref.ref[Lease], list[Worker]] = {}
         self.done: int = 0
         self.failed: int = 0
+        self.cancelled: int = 0
         self._collector = collector
         self._lends = lends
         self._poll = poll
@@ -138,7 +140,7 @@ class Lender:
         if not collector.stall.watching:
             collector.stall.begin()
         try:
-            kind, body, fds, begun, ended = self._converse(worker, task, lease)
+            kind, body, fds, begun, ended, sent = self._converse(worker, task, lease)
         except _HandedBack:
             self._end(lease)
             return False
@@ -158,7 +160,7 @@ class Lender:
             value = marshal.loads(body)
         elif kind in wire.SEGMENTS:
             kind, value = arrived(kind, body, fds, worker.returned)
-        self._settle(task, worker, kind, value, begun, ended)
+        self._settle(task, worker, kind, value, begun, ended, sent)
         if worker.dead or not worker.serves or collector.ledger.waiting or collector.closing:
             collector.mailbox.put(lambda: collector.lease_ended(worker))
         if worker.stack_takers:
@@ -187,6 +189,8 @@ class Lender:
         The worker is gone, or stopped, or was handed back, or the pool has ended.
         """
         collector = self._collector
+        if collector.journal is not None:
+            collector.journal.submitted((task,))
         if lease.box:
             worker.handed_back = True  # first: between the box and the adoption nobody has it
         collector.mailbox.put(lambda: collector.adopt(worker, task))
@@ -304,15 +308,27 @@ class Lender:
             self._trying.tried(ended - begun, got is not None)
         else:
             self._trying.slept(now_ns - since_ns, ended - begun)
-        return kind, body, fds, begun, ended
+        return kind, body, fds, begun, ended, since_ns
 
     def _settle(
-        self, task: Task, worker: Worker, kind: int, body: Any, begun: int, ended: int
+        self, task: Task, worker: Worker, kind: int, body: Any, begun: int, ended: int, sent: int
     ) -> None:
+        error: BaseException | None = None
         if kind <= wire.OK_SEGMENT:
+            how = DONE
             self.done += 1
+        elif kind == wire.EXIT and worker.cancelled is not None and worker.cancelled[0] is task:
+            how, error = CANCELLED, _cancelled_by_hand(worker, task)
+            self.cancelled += 1
         else:
+            how = FAILED
             self.failed += 1
+        journal = self._collector.journal
+        if journal is not None:
+            journal.direct(task, sent)
+            journal.ended(worker, task, how, begun, ended, kind, body)
+        if error is not None:
+            kind, body = RAISED, error
         settle(task, kind, body, worker, begun, ended)
 
     # The collector's ------------------------------------------------------------------------------
@@ -388,6 +404,18 @@ def _may_be_lent(task: Task) -> bool:
         except OSError:  # no room for it now: the collector knows what to do
             return False
     return True
+
+
+def _cancelled_by_hand(worker: Worker, task: Task) -> Exception:
+    """Return the error of a direct task that was interrupted: only from outside can that be asked for."""
+    from glasspool.errors import TaskCancelled
+
+    what = f"task {task.id} ({task.job.function_name(task)})"
+    error = TaskCancelled(f"{what} was cancelled while it ran in worker {worker.slot}.")
+    cancelled, worker.cancelled = worker.cancelled, None
+    if cancelled is not None:
+        error.add_note(cancelled[1])
+    return error
 
 
 _NEVER = object()

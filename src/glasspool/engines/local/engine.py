@@ -28,8 +28,9 @@ from multiprocessing.process import BaseProcess
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from glasspool import registry
-from glasspool.engines.local import certificate, kernel, segments
+from glasspool.engines.local import account, certificate, interactive, kernel, segments
 from glasspool.engines.local import scoreboard as sb
+from glasspool.engines.local.account import Account
 from glasspool.engines.local.blackbox import BlackBoxes
 from glasspool.engines.local.callables import Callables
 from glasspool.engines.local.certificate import Coroner
@@ -50,6 +51,8 @@ from glasspool.ledger import Task
 from glasspool.options import PoolOptions
 
 if TYPE_CHECKING:
+    from glasspool.engines.local.cells import Cells
+    from glasspool.engines.local.showing import Showing
     from glasspool.feeding import Feed
     from glasspool.snapshot import DeathCertificate
 
@@ -99,7 +102,7 @@ def _most_workers(size: int) -> int:
 
 
 class Grave(NamedTuple):
-    """A worker that has ended: its account, and how it ended."""
+    """A worker that has ended: its account, and how it ended. Instants are of ``time.monotonic_ns()``."""
 
     slot: int
     generation: int
@@ -109,6 +112,39 @@ class Grave(NamedTuple):
     busy_s: float
     on_purpose: bool
     reason: str | None = None
+    name: str = ""
+    native_id: int | None = None
+    started_ns: int = 0
+    initializer_ns: tuple[int, int] = (0, 0)
+    ended_ns: int = 0
+    time: Account = Account()
+    replaced: bool = False  # on purpose, by another worker in its slot
+
+
+def _grave(board: sb.Board, worker: Worker, replaced: bool) -> Grave:
+    """Write down what its record still tells of a worker that has ended."""
+    record = worker.record
+    return Grave(
+        slot=worker.slot,
+        generation=worker.generation,
+        pid=worker.pid,
+        exitcode=worker.exitcode,
+        tasks_done=board.word(record, sb.W_DONE),
+        busy_s=board.word(record, sb.W_BUSY_NS) / 1e9,
+        on_purpose=worker.stopping,
+        reason=worker.recycled_for or worker.end_reason,
+        name=worker.process.name if worker.process is not None else f"worker {worker.slot}",
+        native_id=board.word(record, sb.W_NATIVE) or None,
+        started_ns=board.word(record, sb.W_STARTED_NS) or worker.started_ns,
+        initializer_ns=(
+            board.word(record, sb.W_INIT_BEGUN_NS),
+            board.word(record, sb.W_INIT_ENDED_NS),
+        ),
+        ended_ns=worker.ended_ns,
+        time=account.of_record(board, record, worker.ended_ns)
+        or Account(start=max(0, worker.ended_ns - worker.started_ns)),
+        replaced=replaced,
+    )
 
 
 class LocalEngine:
@@ -135,11 +171,17 @@ class LocalEngine:
         self.deaths: deque[DeathCertificate] = deque(maxlen=100)
         self.died_in_all: int = 0
         self.buried_in_all: int = 0
+        self.acts_by_hand: int = 0  # what somebody did to it from outside
         self.answerer: Callable[[LocalEngine, dict[str, Any]], dict[str, Any]] | None = None
         self.on_shutdown: Callable[[LocalEngine], None] | None = None
         self.on_disposed: Callable[[LocalEngine], None] | None = None
         self.rescue: Rescue = Rescue(self)
         self.next_id: Callable[[], int] = itertools.count(1).__next__
+        self.cells: Cells | None = None
+        if "ipykernel" in sys.modules:
+            from glasspool.engines.local import cells
+
+            self.cells = cells.of_kernel(self.next_id)
         self.shortage: Shortage = Shortage(plan.name, plan.made_at)
         self.most: int = _most_workers(plan.size)
         with contextlib.ExitStack() as undo:
@@ -168,10 +210,10 @@ class LocalEngine:
                 plan.make_process,
                 self.board,
                 self.boxes,
-                plan.initializer,
+                interactive.portable(plan.initializer, self.start_method),
                 plan.initargs,
                 self.black,
-                plan.options.finalizer,
+                interactive.portable(plan.options.finalizer, self.start_method),
             )
             self.stall: StallWatch = StallWatch(self)
             self.forked_beside: tuple[str, ...] = ()
@@ -186,6 +228,7 @@ class LocalEngine:
         self.owed: dict[Any, None] = {}  # the jobs whose callbacks have not returned, oldest first
         self._callbacks_ended = False
         self.feeders: dict[threading.Thread, Feed] = {}
+        self._showing: dict[str, Showing] = {}  # empty, or one
         self.over_memory = 0  # workers that were replaced or stopped because of their memory
         self.starts: Starts = Starts(self)
         self._changes: set[Change] = set()
@@ -215,6 +258,7 @@ class LocalEngine:
             Exception: A worker could not be started. The engine has ended then.
         """
         segments.kept.begin(self.number)
+        interactive.begin(self.number, self.start_method)
         trouble = self.handler.serve_on(self.board.socket_file)
         if trouble:
             self.shortage.note("socket", trouble)
@@ -329,6 +373,8 @@ class LocalEngine:
             is_over = self.done.is_set() and not (role == CALLBACK and self.owed)
             if duty.is_free and not is_over:
                 self._start_thread(role)
+        for showing in self._showing.values():
+            showing.resume()
 
     def _start_thread(self, role: str) -> None:
         thread = new_thread(lambda: self._serve(role), f"{self.name} {role}")
@@ -425,6 +471,8 @@ class LocalEngine:
             thread.join(2.0)
             if not thread.is_alive() and thread.native_id is not None:
                 parked.append(thread.native_id)
+        for showing in self._showing.values():  # after the collector, which starts its thread
+            parked += showing.park()
         return parked
 
     def os_name(self, role: str) -> str:
@@ -459,26 +507,38 @@ class LocalEngine:
             found[rescuer] = (("worker-handler",), "forking a new template")
         for thread, feed in list(self.feeders.items()):
             found[thread] = (("iterable",), feed.state)
+        for showing in self._showing.values():
+            if showing.thread is not None:
+                found[showing.thread] = (("progress",), showing.state)
         return found
 
     # Tasks ----------------------------------------------------------------------------------------
 
     def submit(self, task: Task) -> None:
         """Hand a task in, from any thread."""
+        if self.collector.journal is not None:
+            self.collector.journal.submitted((task,))
         self.collector.mailbox.put(task)
 
     def submit_all(self, tasks: Sequence[Task]) -> None:
         """Hand a row of tasks in."""
+        if self.collector.journal is not None:
+            self.collector.journal.submitted(tasks)
         self.collector.mailbox.put(tasks)
 
     def submit_failed(self, task: Task, error: BaseException) -> None:
         """Hand in a task that has failed already: it could not be pickled."""
+        if self.collector.journal is not None:
+            self.collector.journal.submitted((task,))
         self.collector.mailbox.put(lambda: self.collector.refuse(task, error))
 
     def forget_callable(self, number: int) -> None:
         """Drop a callable whose job has ended (collector)."""
+        if self.collector.journal is not None:
+            self.collector.journal.forgotten(number)
         self.callables.forget(number)
         self.collector.pace.pop(number, None)
+        self.collector.item_pace.pop(number, None)
         for worker in self.collector.workers.values():
             if number in worker.known:
                 worker.known.discard(number)
@@ -545,8 +605,12 @@ class LocalEngine:
                 return False
             self.called_back_at = time.monotonic()
             self.calling_back = job
+            journal = self.collector.journal
             try:
-                job.run_callback()
+                if journal is None:
+                    job.run_callback()
+                else:
+                    journal.calling_back(job)
             finally:
                 self.calling_back = None
                 # Ready only now: whoever waits for the job and then forks finds this thread at rest.
@@ -572,6 +636,21 @@ class LocalEngine:
             if thread is None or thread.ident is None or thread is threading.current_thread():
                 continue
             thread.join(THREAD_GRACE_S)
+        self.join_showing()
+
+    # Progress -------------------------------------------------------------------------------------
+
+    @property
+    def showing(self) -> Showing:
+        """What shows how far jobs are; made when it is first asked for."""
+        from glasspool.engines.local.showing import Showing
+
+        return self._showing.setdefault("", Showing(self))
+
+    def join_showing(self) -> None:
+        """Wait until the last words of jobs with progress are shown."""
+        for showing in self._showing.values():
+            showing.join()
 
     # Workers: told by the worker-handler to the collector, and back -----------------------------------
 
@@ -581,23 +660,15 @@ class LocalEngine:
 
     def buried(self, worker: Worker, certified: bool) -> None:
         """The collector has settled what a dead worker held (collector)."""
-        board, record = self.board, worker.record
         if not certified and self._is_a_loss(worker):
             self.coroner.certify(worker, None)
         self.coroner.see_off(worker)  # its box and record are somebody else's after the release
         self.buried_in_all += 1
-        self.graves.append(
-            Grave(
-                slot=worker.slot,
-                generation=worker.generation,
-                pid=worker.pid,
-                exitcode=worker.exitcode,
-                tasks_done=board.word(record, sb.W_DONE),
-                busy_s=board.word(record, sb.W_BUSY_NS) / 1e9,
-                on_purpose=worker.stopping,
-                reason=worker.recycled_for or worker.end_reason,
-            )
-        )
+        ends = self._terminating or self.collector.stopped or worker.dismissed
+        grave = _grave(self.board, worker, replaced=worker.stopping and not ends)
+        self.graves.append(grave)
+        if self.collector.journal is not None:
+            self.collector.journal.graves.append(grave)
         self.handler.mailbox.put(lambda: self.handler.release(worker))
         if worker.stopping or self._terminating:
             if worker.wanted and not self._terminating and not self.collector.stopped:
@@ -715,12 +786,15 @@ class LocalEngine:
         self._callbacks.put(_END)
         self.board.unlink()
         segments.kept.end(self.number)
+        interactive.end(self.number)
         self.collector.dispose()
         self.handler.mailbox.close()
         self.boxes.close()
         self.black.close()
         self.board.close()
         self.handler.reap()  # here: their ends take as long as all of the above
+        if self.cells is not None:
+            self.cells.close()
         if self.on_disposed is not None:
             self.on_disposed(self)
         self.is_usable = False
@@ -736,6 +810,7 @@ class LocalEngine:
     def discard(self) -> None:
         """Close everything of an engine whose threads do not run."""
         segments.kept.end(self.number)
+        interactive.end(self.number)
         self.handler.drop_first()
         self.handler.finish()
         self.handler.reap()

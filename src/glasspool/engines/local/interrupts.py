@@ -125,9 +125,13 @@ class Interrupts:
                 self._collector.timers.later(AGAIN_S, lambda: self._collector.cancel(task))
             return
         interrupt = worker.interrupt = Interrupt(task, is_timeout)
-        self._engine.board.set_word(worker.record, sb.W_INTERRUPT, task.seq + 1)
-        _send_signal(worker, kernel.interrupt_signal())
+        self.interrupt(worker, task.seq)
         self._collector.timers.later(REACT_S, lambda: self._resisted(worker, interrupt))
+
+    def interrupt(self, worker: Worker, seq: int) -> None:
+        """Have an exception raised in a worker's task, if that very task runs when the signal arrives."""
+        self._engine.board.set_word(worker.record, sb.W_INTERRUPT, seq + 1)
+        _send_signal(worker, kernel.interrupt_signal())
 
     def told(self, worker: Worker, seq: int, body: bytes) -> None:
         """Take a worker's word that it has raised the exception in the task, and where."""

@@ -123,7 +123,7 @@ def text_of(body: bytes) -> str:
 
 def _exception(kind: int, body: bytes | Segment) -> BaseException:
     packed = body.raw() if isinstance(body, Segment) else body
-    name, message, story, pickled, why, unloadable, _ = pickle.loads(packed)
+    name, message, story, pickled, why, unloadable, *_ = pickle.loads(packed)
     if unloadable:
         return SerializationError(
             f"{name}: {message}",

@@ -29,6 +29,8 @@ from collections.abc import Callable
 from multiprocessing.reduction import ForkingPickler
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from glasspool.engines.local import interactive
+from glasspool.engines.local.carried import bare
 from glasspool.engines.local.segments import Claim, Hold, Mapping, Viewed, census
 from glasspool.engines.local.segments import most_open as most_open
 
@@ -235,10 +237,10 @@ class _Apart:
 class Encoder:
     """Pickles values for the calling thread; the machinery of pickle is made once and reused."""
 
-    def __init__(self) -> None:
+    def __init__(self, pickler: type[ForkingPickler] = ForkingPickler) -> None:
         self._parts: list[Any] = []
         self._apart = _Apart()
-        self._pickler = ForkingPickler(_Sink(self._parts.append), PROTOCOL, True, self._apart.keep)
+        self._pickler = pickler(_Sink(self._parts.append), PROTOCOL, True, self._apart.keep)
 
     def dump(self, value: Any, recurring: Recurring | None = None) -> bytes | Parcel:
         """Pickle a value with plain pickle."""
@@ -277,6 +279,8 @@ def dump(value: Any, recurring: Recurring | None = None) -> bytes | Parcel:
     Raises:
         Exception: Whatever pickle or the value's own code raises.
     """
+    if interactive.known:
+        return Encoder(interactive.MindfulPickler).dump(value, recurring)
     encoder, _encoders.idle = _encoders.idle, None
     if encoder is None:
         encoder = Encoder()
@@ -540,6 +544,7 @@ def callable_name(value: Any) -> str:
     import functools
 
     for _ in range(4):
+        value = bare(value)
         if not isinstance(value, functools.partial):
             break
         value = value.func

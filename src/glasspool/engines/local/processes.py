@@ -11,6 +11,7 @@ import itertools
 import os
 import signal
 import socket
+import time
 from collections.abc import Callable, Sequence
 from multiprocessing import process as mp_process
 from multiprocessing import util
@@ -97,9 +98,10 @@ class TemplateStarter:
         name: str,
         values: tuple[Any, ...],
         template: int,
+        born_ns: int,
     ) -> int:
         """Run a worker, in the fork that is to be it."""
-        setup = Setup(*values)._replace(forked=True, template=template)
+        setup = Setup(*values)._replace(forked=True, template=template, born_ns=born_ns)
         parent = mp_process.current_process()
         end = channel.from_fd(fd)
         made = self._recipe.process(end, setup)
@@ -142,7 +144,7 @@ class ContextStarter:
         Raises:
             Exception: The initializer or its arguments cannot be pickled, or no process can be had.
         """
-        made = self._recipe.process(end, setup)
+        made = self._recipe.process(end, setup._replace(born_ns=time.monotonic_ns()))
         _check_descriptors(end.fileno())
         try:
             made._popen = made._Popen(made)  # type: ignore[attr-defined]

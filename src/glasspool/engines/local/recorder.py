@@ -44,10 +44,20 @@ awaits_logging: bool = False
 """Whether nobody has imported ``logging`` here yet, so that there are no log lines to follow."""
 
 
-def install(boxes: blackbox.BlackBoxes, record: int, peak: bool = True) -> None:
+CLEAR = "\x1b[J"
+"""Clears what the pool's program has drawn of progress below the cursor (``views/progress_terminal``)."""
+
+
+def install(
+    boxes: blackbox.BlackBoxes,
+    record: int,
+    peak: bool = True,
+    is_drawn_below: Callable[[], bool] = bool,
+) -> None:
     """Record the last words of this process from now on. Called once, as the worker starts.
 
     ``peak``: note the peak memory of the process so far, which may be that of the one that started it.
+    ``is_drawn_below``: tells whether lines are drawn on the terminal where the next one is printed.
     """
     global _current
     # A worker of a pool that was made in a worker inherited its parent's recorder.
@@ -59,9 +69,15 @@ def install(boxes: blackbox.BlackBoxes, record: int, peak: bool = True) -> None:
     recorder.trace_faults()
     look_for_logging()
     for stream in (sys.stdout, sys.stderr):
-        recorder.follow_stream(stream)
+        recorder.follow_stream(stream, is_drawn_below)
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(after_in_child=recorder.abandon)
+
+
+def note_output(text: str) -> None:
+    """Copy what was written to a standard stream that is not followed here."""
+    if _current is not None and os.getpid() == _current.pid:
+        _current.note_output(text)
 
 
 def look_for_logging() -> None:
@@ -78,7 +94,7 @@ class Recorder:
     def __init__(self, boxes: blackbox.BlackBoxes, record: int, had: bool) -> None:
         start = record * blackbox.RING_BYTES
         self.had = had
-        self._pid = os.getpid()
+        self.pid = os.getpid()
         self._file = boxes.fd
         self._trace_at = boxes.traces_at(record)
         self._memory = mmap.mmap(boxes.fd, boxes.count * blackbox.RING_BYTES)
@@ -142,13 +158,16 @@ class Recorder:
 
     # Output -------------------------------------------------------------------------------------
 
-    def follow_stream(self, stream: Any) -> None:
-        """Copy what is written through a standard stream, unless it is one of the user's making."""
+    def follow_stream(self, stream: Any, is_drawn_below: Callable[[], bool] = bool) -> None:
+        """Copy what is written through a standard stream, unless it is one of the user's making.
+
+        On a terminal, where the program draws its progress, each line clears its place first.
+        """
         if not isinstance(stream, io.TextIOWrapper):
             return
         if type(stream).write is not io.TextIOWrapper.write or "write" in vars(stream):
             return
-        write, note = stream.write, self._note_output
+        write, note = stream.write, self.note_output
 
         def followed_write(text: str, /) -> int:
             count = write(text)
@@ -156,10 +175,15 @@ class Recorder:
                 note(text)
             return count
 
+        if _is_terminal(stream):
+            lines = _WholeLines(stream, is_drawn_below)
+            write = lines.write
+            stream.flush = lines.flush  # type: ignore[method-assign]
         stream.write = followed_write  # type: ignore[method-assign]
         self._streams.append((stream, followed_write))
 
-    def _note_output(self, text: str) -> None:
+    def note_output(self, text: str) -> None:
+        """Copy what was written to a standard stream."""
         # Threads that print at the same time may overwrite each other's copy, not the output itself.
         raw = text[-OUTPUT_BYTES:].encode("utf-8", "replace")[-OUTPUT_BYTES:]
         at = self._written % OUTPUT_BYTES
@@ -177,7 +201,7 @@ class Recorder:
 
     def abandon(self) -> None:
         """Stop recording, in a child that a task forked: the box tells of its parent."""
-        if os.getpid() == self._pid or self._written < 0:
+        if os.getpid() == self.pid or self._written < 0:
             return
         self._written = -1
         logger = getattr(sys.modules.get("logging"), "Logger", None)
@@ -186,6 +210,7 @@ class Recorder:
         for stream, follower in self._streams:
             if vars(stream).get("write") is follower:
                 del stream.write
+                vars(stream).pop("flush", None)
         if self._trace_fd >= 0:
             # Not disabled: a task may have enabled it anew, for a file of its own.
             with contextlib.suppress(OSError):
@@ -193,6 +218,46 @@ class Recorder:
                 os.dup2(target, self._trace_fd, inheritable=False)
                 if target != 2:
                     os.close(target)
+
+
+def _is_terminal(stream: io.TextIOWrapper) -> bool:
+    try:
+        return stream.isatty()
+    except ValueError:  # it is closed
+        return False
+
+
+class _WholeLines:
+    """Writes to a terminal on which something is drawn: whole lines, each of which clears its place.
+
+    While nothing is drawn it changes nothing. Python may be told to let pieces of a line through at once
+    (``PYTHONUNBUFFERED``); these would stand between what is drawn anew, so they wait for the line's end.
+    """
+
+    def __init__(self, stream: io.TextIOWrapper, is_drawn_below: Callable[[], bool]) -> None:
+        self._write = stream.write
+        self._flush = stream.flush
+        self._is_drawn_below = is_drawn_below
+        self._begun: list[str] = []
+
+    def write(self, text: str, /) -> int:
+        """Write, or keep the begin of a line."""
+        if type(text) is not str or not (self._begun or self._is_drawn_below()):
+            return self._write(text)
+        self._begun.append(text)
+        if "\n" in text:
+            self._let_go()
+        return len(text)
+
+    def flush(self) -> None:
+        """Write what was kept."""
+        if self._begun:
+            self._let_go()
+        self._flush()
+
+    def _let_go(self) -> None:
+        begun, self._begun = self._begun, []
+        self._write(CLEAR + "".join(begun))
 
 
 def _message(record: logging.LogRecord) -> str:

@@ -12,19 +12,22 @@ Layout (offsets in bytes; ``docs/internals/scoreboard.md`` has the reasons)::
     20480  records, each RECORD_BYTES:
              0     64 words, named by the constants W_*
              512   threads: THREADS entries of 64 bytes: native id, ident, task, name
-             2560  ring: RING entries of 48 bytes: what task SEQ of this worker was, and how it went
+             2560  ring: RING entries of 64 bytes: what task SEQ of this worker was, and how it went
 
-A ring entry is ``task id, call | lane << 32, begun_ns, ended_ns, seq + 1, bytes | status << 56``. The
-first five words are written in this order when the task begins, the other one and then ``ended_ns``
-when it has been boxed. The entry of task SEQ is at ``SEQ % RING``: its word ``seq + 1`` tells whether
-the task has begun, and as it is written last, what stands before it is whole. A reader of an old entry
-looks afterwards whether the worker has come round to the place just before it.
+A ring entry is ``task id, call | lane << 32, begun_ns, ended_ns, seq + 1, bytes | status << 56, called_ns,
+boxed_ns``. The first five words are written in this order when the task begins, the others and then
+``ended_ns`` when it has been boxed. The last two are written only where they are measured: what an earlier
+task left there is older than ``begun_ns``, and so is known for what it is. The entry of task SEQ is at
+``SEQ % RING``: its word ``seq + 1`` tells whether the task has begun, and as it is written last, what stands
+before it is whole. A reader of an old entry looks afterwards whether the worker has come round to the place
+just before it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import math
 import mmap
 import os
 import stat
@@ -38,7 +41,7 @@ from glasspool.engines.local import kernel
 if TYPE_CHECKING:
     from pathlib import Path
 
-MAGIC = b"GLSPOOL\x01"
+MAGIC = b"GLSPOOL\x02"
 HEADER = struct.Struct("<8s15Q")
 HEADER_BYTES = 4096
 TEXT_AT = 512
@@ -51,10 +54,13 @@ THREAD_BYTES = 64
 THREADS_AT = WORDS * 8
 RING = 1024
 RING_AT = THREADS_AT + THREADS * THREAD_BYTES
-ENTRY = struct.Struct("<6Q")
+ENTRY = struct.Struct("<8Q")
 BEGIN = struct.Struct("<5Q")
 # Offsets within an entry, in words.
-E_ENDED, E_SEQ, E_RESULT = 3, 4, 5
+E_ENDED, E_SEQ, E_RESULT, E_CALLED, E_BOXED = 3, 4, 5, 6, 7
+ENTRY_WORDS = ENTRY.size // 8
+REBUILDING = 1 << 63
+"""In the top bit of ``called_ns``, which is ``begun_ns`` then: the arguments are being rebuilt."""
 THREAD = struct.Struct("<3Q40s")
 RECORD_BYTES = RING_AT + RING * ENTRY.size
 
@@ -76,7 +82,29 @@ RECORD_BYTES = RING_AT + RING * ENTRY.size
     W_SKIP_UNTIL,
     W_STARTTIME,
     W_INTERRUPT,
-) = range(15)
+    # How the worker spends its time (``account``): ACCOUNT, then single instants.
+    W_UNTIL_NS,
+    W_WAIT_NS,
+    W_RECEIVE_NS,
+    W_RUN_NS,
+    W_SEND_NS,
+    W_READY_NS,
+    W_RETURNED_NS,
+    W_EXIT_NS,
+    # What the running task said of itself (``progress``).
+    W_PROGRESS_SEQ,
+    W_PROGRESS_ITEM,
+    W_PROGRESS_DONE,
+    W_PROGRESS_TOTAL,
+) = range(27)
+
+ACCOUNT = struct.Struct("<5Q")
+"""W_UNTIL_NS to W_SEND_NS: how long what took, up to an instant. In the instant's top bit: the worker waits
+since then."""
+WAITS = 1 << 63
+
+PROGRESS = struct.Struct("<2d")
+"""W_PROGRESS_DONE and W_PROGRESS_TOTAL, the latter not a number where it was not said."""
 
 FREE, STARTING, INITIALIZING, READY, LEAVING = range(5)
 STATE_WORDS = ("free", "starting", "initializing", "ready", "leaving")
@@ -237,7 +265,10 @@ class ThreadEntry(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """One task in the ring of a worker. ``ended_ns`` is 0 while it runs."""
+    """One task in the ring of a worker. ``ended_ns`` is 0 while it runs.
+
+    ``called_ns`` and ``boxed_ns`` are 0 where they were not measured, or are still to come.
+    """
 
     seq: int
     task: int
@@ -247,6 +278,8 @@ class Entry(NamedTuple):
     ended_ns: int
     bytes: int
     status: int
+    called_ns: int = 0
+    boxed_ns: int = 0
 
 
 class Board:
@@ -424,6 +457,21 @@ class Board:
         self.header = self.header._replace(size=size)
         self.words[_SIZE_WORD] = size
 
+    def see_growth(self) -> None:
+        """Learn what the maker has written down since about slots and records (a reader calls it)."""
+        size, records = self.words[_SIZE_WORD], self.words[_RECORDS_WORD]
+        if 0 < size <= self.header.capacity and 0 < records <= self.header.capacity:
+            self.header = self.header._replace(size=size, records=records)
+
+    @property
+    def bar_is_drawn(self) -> bool:
+        """Whether the pool's program draws progress on its terminal: workers that print mind it."""
+        return bool(self.words[_BAR_WORD])
+
+    @bar_is_drawn.setter
+    def bar_is_drawn(self, is_drawn: bool) -> None:
+        self.words[_BAR_WORD] = is_drawn
+
     # Records ------------------------------------------------------------------------------------
 
     def base(self, record: int) -> int:
@@ -457,7 +505,7 @@ class Board:
     def entry(self, record: int, seq: int) -> Entry | None:
         """Read the ring entry of task ``seq``; None if it has not begun or was overwritten."""
         at = self.ring(record) + seq % RING * ENTRY.size
-        task, call, begun, ended, marked, size = ENTRY.unpack_from(self.view, at)
+        task, call, begun, ended, marked, size, called, boxed = ENTRY.unpack_from(self.view, at)
         if marked != seq + 1:
             return None
         if self._seq_word(record, seq - 1) == seq + RING:
@@ -471,13 +519,76 @@ class Board:
             ended_ns=ended,
             bytes=size & ITEM_MASK,
             status=size >> 56,
+            # Older than the begin: an earlier task's.
+            called_ns=called if begun <= called < REBUILDING else 0,
+            boxed_ns=boxed if 0 < ended <= boxed else 0,
         )
+
+    def entries(self, record: int, first: int, last: int) -> list[Entry]:
+        """Read the ring entries of tasks from ``first`` to ``last``, without those that were overwritten.
+
+        As ``entry`` for each, in a fraction of the time: copied at once, then looked how far the worker has
+        come meanwhile. All of them have ended: a later task has begun.
+        """
+        ring, size = self.ring(record), ENTRY.size
+        at, count = first % RING, min(last - first + 1, RING)
+        copied = bytes(self.view[ring + at * size : ring + min(at + count, RING) * size])
+        if at + count > RING:
+            copied += bytes(self.view[ring : ring + (at + count - RING) * size])
+        newest = self.newest(record, last)
+        if newest is None:
+            return []  # the record is being wiped
+        # The entry of the task after ``oldest`` is the one that the next begin overwrites.
+        oldest = newest - RING + 1
+        return [
+            Entry(
+                marked - 1,
+                task,
+                call & 0xFFFFFFFF,
+                call >> 32,
+                begun,
+                ended,
+                result & ITEM_MASK,
+                result >> 56,
+                called if begun <= called < REBUILDING else 0,
+                boxed if 0 < ended <= boxed else 0,
+            )
+            for seq, (task, call, begun, ended, marked, result, called, boxed) in enumerate(
+                ENTRY.iter_unpack(copied), first
+            )
+            if marked == seq + 1 and seq > oldest
+        ]
+
+    def count_skipped(self, record: int, first: int, last: int) -> int:
+        """Count which tasks from ``first`` to ``last``, all of them over, were taken back from the worker."""
+        at = self.ring(record) // 8 + E_RESULT
+        results = self.words[at : at + RING * ENTRY_WORDS : ENTRY_WORDS].tolist()
+        return sum(results[seq % RING] >> 56 == SKIPPED for seq in range(first, last + 1))
 
     def last_seq(self, record: int) -> int | None:
         """Return the number of the newest task that the worker has begun, or None."""
-        at = self.ring(record)
-        newest = max(self.words[at // 8 + E_SEQ + i * 6] for i in range(RING))
+        first = self.ring(record) // 8 + E_SEQ
+        newest = max(self.words[first : first + RING * ENTRY_WORDS : ENTRY_WORDS].tolist())
         return newest - 1 if newest else None
+
+    def newest(self, record: int, seq: int) -> int | None:
+        """Return the number of the newest task begun, None if ``seq`` has not begun.
+
+        As ``last_seq``, for who knows a task that is not long past: it reads a dozen places, not all.
+        A worker begins its tasks in order, so what has begun ends at one place, wherever that is by now.
+        """
+        found = self._seq_word(record, seq)
+        if found <= seq:
+            return None
+        first, most = found - 1, RING - 1
+        least = 0
+        while least < most:
+            middle = (least + most + 1) // 2
+            if self.has_begun(record, first + middle):
+                least = middle
+            else:
+                most = middle - 1
+        return first + least
 
     def current(self, record: int) -> Entry | None:
         """Return the task that the worker runs now, or None."""
@@ -494,6 +605,18 @@ class Board:
             entry = self.entry(record, seq)
             if entry is not None and entry.ended_ns and entry.status != SKIPPED:
                 yield entry
+
+    def progress(self, record: int, seq: int) -> tuple[float, float | None] | None:
+        """Return what task ``seq`` last said of how far it is, or the item of it that runs now."""
+        at = self.base(record)
+        for _ in range(3):  # as long as it is written while we read
+            marked, item = self.words[at + W_PROGRESS_SEQ], self.words[at + W_PROGRESS_ITEM]
+            done, total = PROGRESS.unpack_from(self.view, (at + W_PROGRESS_DONE) * 8)
+            if marked and marked == self.words[at + W_PROGRESS_SEQ]:
+                if marked != seq + 1 or item != self.words[at + W_ITEM]:
+                    return None  # another task's, or another item's
+                return _as_progress(done, total)
+        return None
 
     # Threads that tasks started -------------------------------------------------------------------
 
@@ -527,6 +650,13 @@ class Board:
             return "?"
         start = HEADER_BYTES + number * CALL_BYTES
         return _text(bytes(self.view[start : start + CALL_BYTES])) or "?"
+
+
+def _as_progress(done: float, total: float) -> tuple[float, float | None] | None:
+    """Take what stands in a file for what a task said; None if no task can have said it."""
+    if not 0 <= done < math.inf:
+        return None
+    return done, total if 0 <= total < math.inf else None
 
 
 def _make_somewhere(
@@ -636,6 +766,7 @@ def _alive(pid: int) -> bool:
 
 
 _SIZE_WORD, _RECORDS_WORD = 3, 4
+_BAR_WORD = 32  # behind the header, before the texts; 0 in a file that knows nothing of it
 _TEXTS = ("name", "boot_id", "made_at", "command", "start_method", "initializer")
 _TEXT_BYTES = 512
 

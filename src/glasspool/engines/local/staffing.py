@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from glasspool.engines.local.engine import LocalEngine
     from glasspool.engines.local.slots import Change
     from glasspool.engines.local.workers import Worker
+    from glasspool.ledger import Held
 
 LINE = 3
 """So many workers of a slot may there be: one in charge, the next, and the one after that."""
@@ -110,8 +111,8 @@ class Staff:
                 self.stop(worker, hard=False)
             return
         old = self.slots.in_charge(worker.slot)
-        if old is None or not old.mine or old.quota != 0:
-            return
+        if old is None or not old.mine or (old.quota != 0 and old.recycled_for is None):
+            return  # what a worker that is replaced skips counts for its number, and is not given to it
         if self._collector.is_done(old) and self.slots.has_successor(old):
             self.stop(old, hard=False)
 
@@ -173,14 +174,28 @@ class Staff:
         if worker.stopping or worker.dead or worker.recycled_for or held is None or limit is None:
             return
         option = "max_memory_hard" if self._engine.options.max_memory is None else "max_memory"
-        worker.recycled_for = excess(used, option, limit)
         self._engine.over_memory += 1
-        self._collector.lender.take(worker)
+        self._replace(worker, held, excess(used, option, limit))
+
+    def restart(self, worker: Worker, why: str) -> bool:
+        """Replace a worker after the task that it runs (an item); False if it is leaving already."""
+        held = worker.held
+        is_leaving = worker.stopping or worker.dead or worker.retiring or worker.dismissed
+        if is_leaving or held is None or not worker.serves or not worker.ready:
+            return False
+        self._replace(worker, held, why)
+        return True
+
+    def _replace(self, worker: Worker, held: Held, why: str) -> None:
+        worker.recycled_for = why
         self._collector.pass_over(worker)
         self._collector.take_back(worker, held)
-        worker.quota = 0  # it gets nothing more, and leaves when it is done and its heir is warm
+        # It gets nothing more, and leaves when it is done and its heir is warm.
+        worker.quota = 0
+        worker.serves = False  # a caller who has it gives it back with a word
         self._retire(worker)
-        self.move_on(worker)
+        if worker.mine or self._collector.lender.take(worker):
+            self.move_on(worker)
 
     # Going ----------------------------------------------------------------------------------------
 

@@ -31,6 +31,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, NoReturn
 
@@ -38,9 +39,9 @@ from glasspool.engines.local import channel, kernel
 
 END_LIMIT_S = 1.0
 
-BootWorker = Callable[[int, tuple[int, ...], str, tuple[Any, ...], int], int]
+BootWorker = Callable[[int, tuple[int, ...], str, tuple[Any, ...], int, int], int]
 """Runs a worker to its end in the calling process: descriptor of its channel, identity, name, setup,
-the template's pid; returns its exit code."""
+the template's pid, when it was forked (``time.monotonic_ns()``); returns its exit code."""
 
 
 class Order(NamedTuple):
@@ -278,10 +279,11 @@ class _Loop:
         if not fds:
             raise OSError(errno.EMFILE, "the worker's channel did not arrive")
         token, identity, name, setup = what
+        born_ns = time.monotonic_ns()
         pid = os.fork()
         if pid == 0:
             channel.close_fds(others)
-            self._be_worker(fds[0], identity, name, setup)
+            self._be_worker(fds[0], identity, name, setup, born_ns)
         try:
             pidfd = os.pidfd_open(pid) if hasattr(os, "pidfd_open") else None
         except OSError:
@@ -295,7 +297,7 @@ class _Loop:
             self._poll.register(pidfd, select.POLLIN)
 
     def _be_worker(
-        self, fd: int, identity: tuple[int, ...], name: str, setup: tuple[Any, ...]
+        self, fd: int, identity: tuple[int, ...], name: str, setup: tuple[Any, ...], born_ns: int
     ) -> NoReturn:
         code = 1
         try:
@@ -303,7 +305,7 @@ class _Loop:
             channel.close_fds(list(self._children))
             if self._collects:
                 gc.enable()
-            code = self._boot(fd, identity, name, setup, self._pid)
+            code = self._boot(fd, identity, name, setup, self._pid, born_ns)
         finally:
             os._exit(code)
 

@@ -83,6 +83,7 @@ INITIALIZER_FAILED: Final = 101
 STACKS: Final = 102
 PONG: Final = 103
 INTERRUPTED: Final = 104  # begun_ns holds the number of the task at the worker
+OUTPUT: Final = 109  # what a notebook's worker has printed: a number for the stream, and the text
 LARGE: Final = 110  # the worker is above max_memory; begun_ns holds its resident memory in bytes
 
 MESSAGE_BYTES: Final = 192 * 1024

@@ -27,14 +27,17 @@ import time
 import traceback
 from collections.abc import Callable
 from types import FrameType, TracebackType
-from typing import Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
+import glasspool
 from glasspool.engines.local import (
+    carried,
     channel,
     kernel,
     memory,
     payload,
     plain,
+    progress,
     recorder,
     segments,
     wire,
@@ -44,11 +47,17 @@ from glasspool.engines.local.blackbox import BlackBoxes
 from glasspool.engines.local.outbox import Outbox, Outboxes
 from glasspool.engines.local.waiting import TRY_NS
 
+if TYPE_CHECKING:
+    from glasspool.engines.local import cells
+
 FLUSH_NS = 400_000
 """A finished result waits at most about this long, or for the end of its message, to be sent."""
 
 ITEM_NS = 10_000
 """Items of a chunk that take longer than this are noted one by one."""
+
+ACCOUNT_NS = 1_000_000
+"""Where the time went is written down at the end of a message, but after short ones not more often."""
 
 BLOCK = 128
 """How many shorter items run in a tight loop between two notes."""
@@ -72,6 +81,8 @@ class Setup(NamedTuple):
     forked: bool
     template: int | None = None
     max_memory: int | None = None
+    born_ns: int = 0
+    forwards: bool = False  # what is printed goes to the pool
 
 
 class WorkerInfo(NamedTuple):
@@ -129,8 +140,15 @@ def main(
     if isinstance(board, str):
         board = sb.Board.attach(board)
     worker = Worker(end, board, boxes, setup)
-    _here = worker
-    recorder.install(black, setup.record, peak=setup.template is None)
+    _here = progress.here = worker
+    recorder.install(
+        black,
+        setup.record,
+        peak=setup.template is None,
+        is_drawn_below=lambda: board.bar_is_drawn,
+    )
+    if setup.forwards:
+        worker.forward_output()
     worker.answer_signals()
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(after_in_child=worker.become_copy)
@@ -159,9 +177,20 @@ class Worker:
         self._flushed_ns = 0
         self._done = 0
         self._busy_ns = 0
+        # Where the time goes (``account``): what is measured for each message, and what for tasks that
+        # are not plain. Running is what is busy and does not rebuild arguments; sending is what is left.
+        self._ready_ns = 0
+        self._rested_ns = 0  # since when it waits, or had waited
+        self._noted_ns = 0  # when it was last written down that it waits; 0: not since it worked
+        self._wait_ns = 0
+        self._unpack_ns = 0  # rows, before their first task
+        self._rebuild_ns = 0  # arguments, while busy
+        self._called_ns = 0  # when those of the task had been rebuilt
         self._task: tuple[int, str] | None = None
         self._attempt = 1
         self._is_copy = False  # a fork that a task made of this process
+        self._forwarder: cells.Forwarder | None = None
+        self._failed_item: int | None = None  # of the chunk that has just raised
         self._interruptible = -1  # the number of the task in which an exception may be raised
         self._threads: dict[int, threading.Thread] = {}
         self._is_last = False  # whether the task is the last one of its message
@@ -177,16 +206,24 @@ class Worker:
         self._set(sb.W_GENERATION, setup.generation)
         self._set(sb.W_IDENT, threading.get_ident())
         self._set(sb.W_NATIVE, threading.get_native_id())
-        self._set(sb.W_STARTED_NS, time.monotonic_ns())
+        self._set(sb.W_STARTED_NS, setup.born_ns or time.monotonic_ns())
         self._set(sb.W_STARTTIME, sb.process_start_ticks(self.pid))
 
     def _set(self, which: int, value: int) -> None:
         self._words[self._base + which] = value
 
+    def forward_output(self) -> None:
+        """Have what is printed here appear where the pool's program shows it: in a notebook's cell."""
+        from glasspool.engines.local import cells  # in notebooks only
+
+        self._forwarder = cells.Forwarder(self._end, lambda: self._task[0] if self._task else 0)
+        self._forwarder.follow_streams()
+
     def become_copy(self) -> None:
         """Let go of the channel: a task forked this process, and the pool's messages are not for us."""
         self._is_copy = True
         self._end.close()
+        self._words, self._base = memoryview(bytearray(sb.WORDS * 8)).cast("Q"), 0
 
     def describe(self) -> WorkerInfo:
         """Return where the current task runs."""
@@ -227,15 +264,18 @@ class Worker:
         hello = marshal.dumps((self.pid, threading.get_ident(), threading.get_native_id()))
         self._outbox.put(wire.HELLO, 0, hello, 0, begun, time.monotonic_ns())
         self._outbox.flush()
+        self._ready_ns = self._rested_ns = time.monotonic_ns()
+        self._note_account(self._ready_ns, sb.WAITS)
+        self._set(sb.W_READY_NS, self._ready_ns)
         return True
 
     def serve(self) -> bool:
         """Do what the messages say, until one says stop (True) or there will be no more (False)."""
-        receiver, end = self._receiver, self._end
-        stays = False
+        receiver, end, clock = self._receiver, self._end, time.monotonic_ns
+        stays, now = False, 0
         while True:
             try:
-                got = receiver.try_until(end, time.monotonic_ns() + TRY_NS) if stays else None
+                got = receiver.try_until(end, now + TRY_NS) if stays else None
                 message, fds = got or receiver.receive(end)
             except OSError:
                 return False
@@ -244,11 +284,15 @@ class Worker:
             if not self._handle(message, fds):
                 return True
             self._flush()
+            now = self._rested_ns = clock()
+            if now - self._noted_ns > ACCOUNT_NS:
+                self._note_account(now, sb.WAITS)
+                self._noted_ns = now
             stays = wire.asks_to_stay(message)
 
     def finalize(self, finalizer: Callable[[], object]) -> None:
         """Run the user's finalizer; what it raises is told on standard error and stops nothing."""
-        self._set(sb.W_STATE, sb.LEAVING)
+        self._begin_exit()
         try:
             finalizer()
         except BaseException as error:
@@ -267,7 +311,7 @@ class Worker:
 
     def leave(self) -> None:
         """Run the exit functions that were registered in this process, and flush its output."""
-        self._set(sb.W_STATE, sb.LEAVING)
+        self._begin_exit()
         if self.setup.forked:
             atexit._run_exitfuncs()  # a spawned interpreter runs them as it ends
         _flush_streams()
@@ -276,12 +320,49 @@ class Worker:
                 # From here on nobody could answer, and the default would change our exit code.
                 signal.signal(number, signal.SIG_IGN)
 
+    def _begin_exit(self) -> None:
+        self._set(sb.W_STATE, sb.LEAVING)
+        if not self._words[self._base + sb.W_EXIT_NS]:
+            now = time.monotonic_ns()
+            if self._ready_ns:
+                self._wait_ns += now - self._rested_ns
+                self._note_account(now, sb.WAITS)
+            self._set(sb.W_EXIT_NS, now)
+
+    # Where the time goes --------------------------------------------------------------------------
+
+    def _note_account(self, until: int, waits: int = 0) -> None:
+        """Write down how the time up to an instant was spent: in one call, so that it is seen as one."""
+        spent = until - self._ready_ns
+        sb.ACCOUNT.pack_into(
+            self._view,
+            (self._base + sb.W_UNTIL_NS) * 8,
+            until | waits,
+            self._wait_ns,
+            self._unpack_ns + self._rebuild_ns,
+            self._busy_ns - self._rebuild_ns,
+            max(0, spent - self._wait_ns - self._unpack_ns - self._busy_ns),
+        )
+        self._noted_ns = 0
+
+    def note_progress(self, done: float, total: float) -> None:
+        """Write down how far the running task is; nothing if none runs (any thread)."""
+        seq, words, base = self._interruptible, self._words, self._base
+        if seq < 0 or self._is_copy:
+            return
+        # A reader takes nothing while the first word is 0, and nothing that is another task's or item's.
+        words[base + sb.W_PROGRESS_SEQ] = 0
+        words[base + sb.W_PROGRESS_ITEM] = words[base + sb.W_ITEM]
+        sb.PROGRESS.pack_into(self._view, (base + sb.W_PROGRESS_DONE) * 8, done, total)
+        words[base + sb.W_PROGRESS_SEQ] = seq + 1
+
     # Tasks --------------------------------------------------------------------------------------
 
     def _handle(self, message: bytes, fds: list[int]) -> bool:
         view = memoryview(message)
         unpack, size = wire.REQUEST.unpack_from, wire.REQUEST.size
-        self._flushed_ns = time.monotonic_ns()
+        now = self._flushed_ns = time.monotonic_ns()
+        self._wait_ns += now - self._rested_ns
         at = 0
         while at < len(message):
             kind, flags, call, task, seq, length = unpack(message, at)
@@ -306,6 +387,7 @@ class Worker:
             elif kind == wire.PING:
                 self._outbox.put(wire.PONG, 0, b"", task, seq, 0)
             elif kind == wire.STOP:
+                self._rested_ns = now  # what it has waited until then is counted
                 return False
         return True
 
@@ -329,9 +411,14 @@ class Worker:
             # whatever it raises comes out here, and never in the lines that handle an error.
             try:
                 self._interruptible = seq
-                value, by_value = self._call(flags, call, task, body, fds)
+                value, by_value = self._call(flags, call, task, body, fds, entry >> 3, begun)
                 ended = time.monotonic_ns()
-                kind, reply = _result_body(value, by_value)
+                packed = plain.pack(value)
+                if packed is None:
+                    self._words[self._base + sb.W_RETURNED_NS] = ended
+                    kind, reply = _result_body(value, by_value)
+                else:
+                    kind, reply = wire.OK_PLAIN, packed
             finally:
                 self._interruptible = -1
         except BaseException as error:  # every way out of a task is told
@@ -342,6 +429,8 @@ class Worker:
         value = None
         lane = wire.GONE if flags & wire.SEGMENT and self._viewed.is_over() else 0
         self._task = None
+        if not flags & wire.PLAIN:
+            self._rebuild_ns += (self._called_ns or ended) - begun
         self._box(kind, reply, entry, task, begun, ended, lane)
 
     def _run_row(self, flags: int, call: int, seq: int, body: memoryview, is_last: bool) -> None:
@@ -360,10 +449,12 @@ class Worker:
         name = "?" if known is None else known.name
         kept = None if known is None else known.kept
         pack, none = marshal.dumps, plain.NONE
+        arrived = now()
         ids, rows = marshal.loads(body)
         self._is_last = False
         stop = seq + len(ids)
         begun = now()
+        self._unpack_ns += begun - arrived
         for task, arguments in zip(ids, rows, strict=True):
             entry = ring + seq % many * size
             begin(view, entry, task, call, begun, 0, seq + 1)
@@ -380,7 +471,11 @@ class Worker:
                     if recorder.awaits_logging:
                         recorder.look_for_logging()
                     if not is_plain:
+                        at = (entry >> 3) + sb.E_CALLED
+                        words[at] = begun | sb.REBUILDING
                         arguments = _unpack(arguments)
+                        called = words[at] = now()
+                        self._rebuild_ns += called - begun
                     self._task = (task, name)
                     value = function(arguments) if is_single else function(*arguments)
                     ended = now()
@@ -392,6 +487,7 @@ class Worker:
                 elif type(value) is not int or len(reply := pack(value)) > wire.PLAIN_BYTES:
                     reply = plain.pack(value)
                 if reply is None:
+                    self._words[self._base + sb.W_RETURNED_NS] = ended
                     kind, packed = _result_body(value, by_value)
             except BaseException as error:  # every way out of a task is told
                 ended = now()
@@ -406,6 +502,7 @@ class Worker:
                 if reply is not None:
                     kind, packed = wire.OK_PLAIN, reply
                 self._box(kind, packed, entry, task, begun, ended)
+                ended = now()
             else:
                 put_plain(reply, task, begun, ended)
                 at = entry >> 3
@@ -414,6 +511,7 @@ class Worker:
                 self._done += 1
                 self._busy_ns += ended - begun
                 if ended - self._flushed_ns > FLUSH_NS:
+                    self._note_account(ended)
                     self._flush()
                     self._flushed_ns = ended
             begun = ended
@@ -421,7 +519,8 @@ class Worker:
 
     def _account_of(self, error: BaseException, flags: int) -> tuple[int, bytes | payload.Parcel]:
         """Return what is to be told of a task that raised."""
-        told = _error_kind(error), _error_reply(error, bool(flags & wire.BY_VALUE))
+        item, self._failed_item = self._failed_item, None
+        told = _error_kind(error), _error_reply(error, bool(flags & wire.BY_VALUE), item)
         if self._is_copy:
             _end_copy(error)
         return told
@@ -437,6 +536,8 @@ class Worker:
         lane: int = 0,
     ) -> None:
         """Put what became of a task into the outbox, and note its end."""
+        if kind != wire.OK_PLAIN:
+            self._words[entry // 8 + sb.E_BOXED] = time.monotonic_ns()
         if self._memory is not None and (self._is_last or self._memory.is_due(ended)):
             self._look_at_memory()
         if kind == wire.OK_PLAIN and not lane and isinstance(reply, bytes):
@@ -451,6 +552,7 @@ class Worker:
         self._done += 1
         self._busy_ns += ended - begun
         if ended - self._flushed_ns > FLUSH_NS:
+            self._note_account(ended)  # first: a long task never seems to have been a wait
             self._flush()
             self._flushed_ns = ended
 
@@ -481,6 +583,8 @@ class Worker:
 
     def _flush(self) -> None:
         """Send what is finished; the account first, so that whoever has the results finds it true."""
+        if self._forwarder is not None:
+            self._forwarder.flush()  # what was printed comes before what was returned
         words, base = self._words, self._base
         words[base + sb.W_DONE] = self._done
         words[base + sb.W_BUSY_NS] = self._busy_ns
@@ -494,16 +598,27 @@ class Worker:
         self._words[entry // 8 + sb.E_ENDED] = 1
 
     def _call(
-        self, flags: int, call: int, task: int, body: memoryview, fds: list[int]
+        self,
+        flags: int,
+        call: int,
+        task: int,
+        body: memoryview,
+        fds: list[int],
+        entry: int,
+        begun: int,
     ) -> tuple[Any, bool]:
         by_value = bool(flags & wire.BY_VALUE)
+        is_plain = flags & wire.PLAIN
+        if not is_plain:
+            self._called_ns = 0
+            self._words[entry + sb.E_CALLED] = begun | sb.REBUILDING
         try:
             if flags & wire.SEGMENT:
                 self._viewed = segments.Viewed()
                 head = payload.read_head(body)
                 taken = channel.take_fds(fds, len(head.ends))
                 values = payload.load_segments(head, taken, self._viewed)
-            elif flags & wire.PLAIN:
+            elif is_plain:
                 values = marshal.loads(body)
             else:
                 values = payload.load(body)
@@ -518,6 +633,8 @@ class Worker:
         if recorder.awaits_logging:
             recorder.look_for_logging()
         self._task = (task, name)
+        if not is_plain:  # which are there as soon as the task has begun
+            self._words[entry + sb.E_CALLED] = self._called_ns = time.monotonic_ns()
         mode = flags & wire.MODE
         if mode == wire.SINGLE:
             return function(values), by_value
@@ -539,8 +656,13 @@ class Worker:
         while index < count:
             stop = min(index + block, count)
             words[at] = index | sb.GRAIN_ITEM if block == 1 else index
-            results.extend(repeat(function, items[index:stop]))
+            try:
+                results.extend(repeat(function, items[index:stop]))
+            except BaseException:
+                self._failed_item = len(results)
+                raise
             if len(results) != stop:
+                self._failed_item = len(results)
                 raise RuntimeError("the task raised StopIteration")
             ended = time.monotonic_ns()
             block = 1 if ended - begun > ITEM_NS * (stop - index) else BLOCK
@@ -711,9 +833,7 @@ def _unpack(body: bytes) -> Any:
 
 
 def _result_body(value: Any, by_value: bool) -> tuple[int, bytes | payload.Parcel]:
-    packed = plain.pack(value)
-    if packed is not None:
-        return wire.OK_PLAIN, packed
+    """Pickle a value that is not plain."""
     try:
         if by_value:
             reply, _ = payload.dump_any(value)
@@ -730,8 +850,8 @@ def _error_kind(error: BaseException) -> int:
     return wire.ERROR if isinstance(error, Exception) else wire.EXIT
 
 
-def _error_reply(error: BaseException, by_value: bool) -> bytes | payload.Parcel:
-    body = _error_body(error, by_value)
+def _error_reply(error: BaseException, by_value: bool, item: int | None) -> bytes | payload.Parcel:
+    body = _error_body(error, by_value, item=item)
     if len(body) <= wire.INLINE_BYTES:
         return body
     try:
@@ -739,7 +859,9 @@ def _error_reply(error: BaseException, by_value: bool) -> bytes | payload.Parcel
         parcel.open()
         return parcel
     except (OSError, MemoryError) as failure:  # no room for it: its story goes without it
-        return _error_body(error, by_value, wire.INLINE_BYTES, f"it is too large: {failure!r}")
+        return _error_body(
+            error, by_value, wire.INLINE_BYTES, f"it is too large: {failure!r}", item
+        )
 
 
 def _error_body(
@@ -747,10 +869,12 @@ def _error_body(
     by_value: bool,
     limit: int | None = None,
     too_large: str = "it is too large",
+    item: int | None = None,
 ) -> bytes:
     """Pack an exception: its story as text, and the exception itself if it can be pickled.
 
-    With a limit, in bytes, the exception is left out where it is too large.
+    With a limit, in bytes, the exception is left out where it is too large. ``item`` is the index of
+    the one that raised it, in a chunk.
     """
     unloadable = isinstance(error, _Unloadable)
     if unloadable and error.__cause__ is not None:
@@ -767,7 +891,7 @@ def _error_body(
         why = repr(failure)[:500]
     names = () if unloadable else tuple(class_name(cls) for cls in type(error).__mro__)
     name = type(error).__qualname__
-    return payload.dump_plain((name, _text_of(error), story, pickled, why, unloadable, names))
+    return payload.dump_plain((name, _text_of(error), story, pickled, why, unloadable, names, item))
 
 
 class _Wrapped:
@@ -838,7 +962,13 @@ def _from_task(trace: TracebackType | None) -> TracebackType | None:
     return trace
 
 
-_OWN_FILES = (__file__, payload.__file__, segments.__file__)
+_OWN_FILES = (
+    __file__,
+    payload.__file__,
+    segments.__file__,
+    carried.__file__,
+    os.path.join(os.path.dirname(glasspool.__file__), "otel.py"),  # not loaded unless it is used
+)
 
 
 def _frames(frame: FrameType | None) -> list[tuple[str, int, str]]:

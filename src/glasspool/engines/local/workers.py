@@ -94,6 +94,7 @@ class Worker:
         self.wanted = True
         self.ending = False
         self.ended_at: float | None = None
+        self.ended_ns: int = 0
         self.server: int | None = None  # the fork server that it is a child of
         # The collector's:
         self.held: Held | None = None
@@ -117,6 +118,9 @@ class Worker:
         self.dismissed = False
         # Of whoever has the worker: the collector, or the caller to whom it is lent.
         self.direct: Task | None = None
+        self.cancelled: tuple[Task, str] | None = (
+            None  # a direct task, by hand, and what is said of it
+        )
         self.armed = True  # the collector's poll tells of its messages
         self.told_ns = 0  # when its last direct call was answered
         # Replies that came by message: as many as tasks were sent when the worker is idle.
@@ -157,8 +161,8 @@ class WorkerHandler:
         self.starter: TemplateStarter | ContextStarter | None = None
         self.workers: dict[int, Worker] = {}  # by token
         self._by_fd: dict[int, Worker] = {}
-        self._records = list(range(recipe.boxes.count - 1, -1, -1))
         self._fresh = 0  # this record and those above were never used, and are empty
+        self._free_records: deque[int] = deque()  # others, the one that is free for longest first
         # Slots whose start is put off until there is a record, and until the template keeps up.
         self._put_off: deque[int] = deque()
         self._unreported = 0
@@ -354,7 +358,7 @@ class WorkerHandler:
         if self._unreported >= STARTS_AT_ONCE:
             self._put_off.append(slot)
             return
-        if not self._records:
+        if not self._free_records and self._fresh == self._recipe.boxes.count:
             self._put_off.append(slot)
             self._engine.start_put_off(slot)
             return
@@ -404,8 +408,10 @@ class WorkerHandler:
         Raises:
             OSError: It was never used before, and there is no memory for it.
         """
-        record = self._records[-1]
         board, boxes, black = self._recipe.board, self._recipe.boxes, self._recipe.black
+        # While there is memory for one that is fresh, what the others tell of their last worker stays.
+        is_fresh = self._fresh < board.header.records or not self._free_records
+        record = self._fresh if is_fresh else self._free_records[0]
         try:
             board.reserve(record)
             boxes.reserve(record)
@@ -414,10 +420,10 @@ class WorkerHandler:
             raise OSError(
                 error.errno, f"no memory for one more worker of {self._engine.name}", board.file
             ) from error
-        self._records.pop()
-        if record >= self._fresh:
-            self._fresh = record + 1
+        if is_fresh:
+            self._fresh += 1
             return record
+        self._free_records.popleft()
         board.clear(record)
         boxes.clear(record)
         black.clear(record)
@@ -426,7 +432,7 @@ class WorkerHandler:
     def _give_back(self, record: int) -> None:
         """Let the next worker have a record; one may be waiting for it."""
         self._recipe.board.set_word(record, sb.W_STATE, sb.FREE)
-        self._records.append(record)
+        self._free_records.append(record)
         self._start_next()
 
     def _start_next(self) -> None:
@@ -450,6 +456,7 @@ class WorkerHandler:
             parent=os.getpid(),
             forked=self._recipe.start_method != "spawn",
             max_memory=self._engine.options.soft_memory,
+            forwards=self._engine.cells is not None,
         )
 
     def _has_pid(self, worker: Worker, pid: int) -> None:
@@ -621,6 +628,8 @@ class WorkerHandler:
         worker.ending = True
         self._unwatch(worker)
         worker.exitcode = exitcode
+        seen = worker.ended_at
+        worker.ended_ns = time.monotonic_ns() if seen is None else int(seen * 1e9)
         popen = getattr(worker.process, "_popen", None)
         if isinstance(popen, ForkedChild):
             popen.report(255 if exitcode is None else exitcode)

@@ -1,0 +1,85 @@
+"""What of a job runs at the moment: read from the scoreboard and the ledger, by whoever asks.
+
+Costs the workers nothing, and the asker some microseconds for each worker.
+"""
+
+from __future__ import annotations
+
+import time
+from bisect import bisect_left
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from glasspool.engines.local import arguments
+from glasspool.engines.local import scoreboard as sb
+from glasspool.progress import Running, Slow, fraction
+
+if TYPE_CHECKING:
+    from glasspool.engines.local.engine import LocalEngine
+    from glasspool.engines.local.workers import Worker
+    from glasspool.ledger import Task
+
+WORTH_NAMING_NS = 2_000_000_000
+"""A task that has run for less is not named."""
+
+_WORDS = 60
+
+Said: TypeAlias = "tuple[float, float | None]"
+"""What a task says of itself by ``report_progress``."""
+
+
+def look(engine: LocalEngine, job: Any) -> Running:
+    """Return how many tasks of a job run, how far they are inside, and which has run longest."""
+    running, partial = 0, 0.0
+    oldest: tuple[int, Worker, Task, int, Said | None] | None = None
+    try:
+        for worker in list(engine.collector.workers.values()):
+            found = _current(engine.board, worker)
+            if found is None or found[0].owner is not job:
+                continue
+            task, begun_ns = found
+            item = _item(engine.board, worker, task)
+            said = engine.board.progress(worker.record, task.seq)
+            running += 1
+            partial += item + (fraction(*said) if said is not None else 0.0)
+            if oldest is None or begun_ns < oldest[0]:
+                oldest = begun_ns, worker, task, item, said
+    except ValueError:  # the pool has ended meanwhile, and its scoreboard with it
+        return Running()
+    return Running(running, partial, _slow(oldest) if oldest is not None else None)
+
+
+def _current(board: sb.Board, worker: Worker) -> tuple[Task, int] | None:
+    """Return the task that a worker runs, and when it began it."""
+    held = worker.held
+    if held is None or not held.tasks or worker.dead:
+        return None
+    tasks = list(held.tasks.values())
+    # What has begun comes before what has not.
+    begun = bisect_left(tasks, True, key=lambda task: not board.has_begun(worker.record, task.seq))
+    if not begun:
+        return None
+    task = tasks[begun - 1]
+    entry = board.entry(worker.record, task.seq)
+    if entry is None or entry.ended_ns or entry.task != task.id:
+        return None
+    return task, entry.begun_ns
+
+
+def _item(board: sb.Board, worker: Worker, task: Task) -> int:
+    """Return how many items of a running chunk are done, at least."""
+    if task.items == 1:
+        return 0
+    # For a moment the word may still be that of the chunk before.
+    return min(board.word(worker.record, sb.W_ITEM) & sb.ITEM_MASK, task.items - 1)
+
+
+def _slow(oldest: tuple[int, Worker, Task, int, Said | None]) -> Slow:
+    begun_ns, worker, task, item, said = oldest
+    age_ns = time.monotonic_ns() - begun_ns
+    words = ""
+    if age_ns >= WORTH_NAMING_NS:
+        words = task.job.function_name(task) + (arguments.of_task(task, item) or "")
+        words = words if len(words) <= _WORDS else f"{words[: _WORDS - 1]}…"
+        if task.items > 1:
+            words += f", item {item + 1} of {task.items}"
+    return Slow(worker.slot, age_ns / 1e9, words, *(said or ()))
