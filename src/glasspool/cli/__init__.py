@@ -18,6 +18,9 @@ COMMANDS = {
         "who waits for whom in a pool, with the stack of every thread",
     ),
     "why": ("glasspool.cli.why", "say in one sentence why a program hangs, and what to do"),
+    "top": ("glasspool.cli.top", "watch pools in the terminal, as htop shows processes"),
+    "serve": ("glasspool.cli.serve", "watch pools in a browser, and their metrics"),
+    "trace": ("glasspool.cli.trace", "write what a running pool does as a timeline for Perfetto"),
     "doctor": ("glasspool.cli.doctor", "what this machine and container allow, and what follows"),
     "tour": ("glasspool.cli.tour", "see in 20 s which thread does what in a pool"),
 }

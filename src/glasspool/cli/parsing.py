@@ -29,6 +29,17 @@ def parser(
     )
 
 
+def add_program(parser: argparse.ArgumentParser, *, optional: bool = False) -> None:
+    """Add the argument that names the program to be looked at."""
+    parser.add_argument(
+        "pid",
+        type=pid,
+        metavar="PID",
+        nargs="?" if optional else None,
+        help="the program that made the pool, or one of its workers",
+    )
+
+
 def pid(word: str) -> int:
     """Read the number of a process."""
     if not word.isascii() or not word.isdecimal() or not 0 < int(word) < 1 << 31:

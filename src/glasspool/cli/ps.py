@@ -240,13 +240,7 @@ def _age(seconds: float) -> str:
 
 def _parser() -> argparse.ArgumentParser:
     parser = parsing.parser("ps", DESCRIPTION, f"{EXAMPLES}\n{codes.text()}")
-    parser.add_argument(
-        "pid",
-        type=parsing.pid,
-        metavar="PID",
-        nargs="?",
-        help="the program that made the pool, or one of its workers",
-    )
+    parsing.add_program(parser, optional=True)
     parser.add_argument(
         "--stacks", action="store_true", help="with the Python stack of every thread"
     )

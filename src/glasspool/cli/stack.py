@@ -34,12 +34,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = parsing.parser("stack", DESCRIPTION, f"{EXAMPLES}\n{codes.text()}")
-    parser.add_argument(
-        "pid",
-        type=parsing.pid,
-        metavar="PID",
-        help="the program that made the pool, or one of its workers",
-    )
+    parsing.add_program(parser)
     parser.add_argument(
         "--native",
         action="store_true",

@@ -222,12 +222,7 @@ def _harmless(text: str) -> str:
 
 def _parser() -> argparse.ArgumentParser:
     parser = parsing.parser("why", DESCRIPTION, f"{EXAMPLES}\n{codes.text(verdicts=True)}")
-    parser.add_argument(
-        "pid",
-        type=parsing.pid,
-        metavar="PID",
-        help="the program that made the pool, or one of its workers",
-    )
+    parsing.add_program(parser)
     parser.add_argument("--json", action="store_true", help="print JSON, for programs")
     parser.add_argument(
         "--seconds",
