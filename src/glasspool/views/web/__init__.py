@@ -1,0 +1,1 @@
+"""The page and the API of ``glasspool serve``: fed by a watch, never by a pool."""
