@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from glasspool import registry, replacement
 from glasspool.cli import report
+from glasspool.cli.recordings import Recordings
 from glasspool.snapshot import PoolInfo, TaskInfo
 from glasspool.views import table
 
@@ -32,9 +33,18 @@ class Account:
         command: The program and its arguments.
         target: The file to write as JSON, or None.
         quiet: Whether nothing is to be printed.
+        trace: The file for a timeline, or None.
+        page: The file for a report as HTML, or None.
     """
 
-    def __init__(self, command: list[str], target: str | None, quiet: bool) -> None:
+    def __init__(
+        self,
+        command: list[str],
+        target: str | None,
+        quiet: bool,
+        trace: str | None = None,
+        page: str | None = None,
+    ) -> None:
         self._command = tuple(command)
         self._target = target
         self._quiet = quiet
@@ -45,6 +55,9 @@ class Account:
         self._begun = time.monotonic()
         self._begun_at = time.time()
         self._unregister = registry.on_shutdown(self._note)
+        self._trace = trace
+        self._page = page
+        self._recordings = None if trace is None and page is None else Recordings()
         self._replacement = replacement.install()
         _run_last(self._close)
 
@@ -57,6 +70,8 @@ class Account:
     def discard(self) -> None:
         """Tell nothing at the end: no program ran."""
         self._unregister()
+        if self._recordings is not None:
+            self._recordings.stop()
         self._replacement.uninstall()
         atexit.unregister(self._close)
 
@@ -102,6 +117,32 @@ class Account:
                 _print(f"glasspool: cannot write {self._target}: {error.strerror}")
         if not self._quiet:
             _print(report.text(run))
+        if self._recordings is not None and self._trace is not None:
+            _print(_write_trace(self._recordings, self._trace))
+        if self._recordings is not None and self._page is not None:
+            from glasspool.cli import page
+
+            told = page.write(run, self._recordings.stop(), self._page)
+            if not self._quiet:
+                _print(told)
+        # It leads to the pools, and by them to all that is the program's, which shall go before us.
+        self._recordings = None
+
+
+def _write_trace(recordings: Recordings, path: str) -> str:
+    """Write the timeline of the program's pools, and say what was written."""
+    from glasspool import tracing
+    from glasspool.views import timeline
+
+    made = recordings.stop()
+    if not made:
+        return f"glasspool: no timeline was written to {path}: the program made no pool"
+    try:
+        with open(path, "wb") as file:
+            size = tracing.write(file, made)
+    except OSError as error:
+        return f"glasspool: cannot write {path}: {error.strerror}"
+    return timeline.told(timeline.summary(made), path, size)
 
 
 def exit_code(error: BaseException | None) -> int | None:

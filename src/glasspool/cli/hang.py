@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING
 from glasspool.cli import complain
 
 if TYPE_CHECKING:
+    from glasspool.cli.report import Run
     from glasspool.engines.local.scoreboard import Board
     from glasspool.observe.diagnosis import Finding
     from glasspool.snapshot import Frame, PoolInfo, ProcessInfo, Snapshot, ThreadInfo
@@ -345,14 +346,20 @@ def _leave(status: int) -> int:
     return 128 + number
 
 
-def tell(seen: Hang, command: list[str], target: str | None) -> None:
-    """Print how a hanging program looked, and why it hung; write it to a file, too, if there is one."""
+def tell(seen: Hang, command: list[str], target: str | None, page: str | None = None) -> None:
+    """Print how a hanging program looked, and why it hung; write it to files, too, if there are any."""
+    run = _account(seen, command)
+    if target is not None:
+        _write(run, target)
+    if sys.stderr is not None:
+        _print(seen, command)
+    if page is not None:
+        _write_page(run, seen, page)
+
+
+def _print(seen: Hang, command: list[str]) -> None:
     from glasspool.views import table
 
-    if target is not None:
-        _write(seen, command, target)
-    if sys.stderr is None:
-        return
     reason = _reason(seen)
     lines = [f"glasspool run: {shlex.join(command)} hangs: {reason}"]
     lines += [f"- {finding.text}" for finding in seen.findings]
@@ -367,15 +374,13 @@ def _reason(seen: Hang) -> str:
     return f"no task has begun or ended for {seen.quiet_s:.1f} s"
 
 
-def _write(seen: Hang, command: list[str], target: str) -> None:
-    import json
-
+def _account(seen: Hang, command: list[str]) -> Run:
     from glasspool import replacement
     from glasspool.cli import report
     from glasspool.snapshot import as_plain
 
     now = time.time()
-    run = report.Run(
+    return report.Run(
         command=tuple(command),
         exitcode=EXIT_CODE,
         error=None,
@@ -396,6 +401,21 @@ def _write(seen: Hang, command: list[str], target: str) -> None:
             "stacks": list(seen.stacks),
         },
     )
+
+
+def _write_page(run: Run, seen: Hang, target: str) -> None:
+    from glasspool.cli import page
+
+    # The program's own recording ends with it: what the rings of its workers hold is left.
+    pids = [pool.pid for pool in seen.picture.pools if pool.kind == "glasspool.Pool"]
+    complain(page.write(run, page.recordings_of(pids), target).removeprefix("glasspool: "))
+
+
+def _write(run: Run, target: str) -> None:
+    import json
+
+    from glasspool.cli import report
+
     try:
         with open(target, "w", encoding="utf-8") as file:
             json.dump(report.as_dict(run), file, indent=1)

@@ -29,6 +29,11 @@ examples:
   glasspool run -m package.module --fast   as "python -m package.module --fast"
   glasspool run --json run.json count.py   the report also for programs
   glasspool run --quiet count.py           no report, only the other pool
+  glasspool run --trace run.perfetto-trace count.py
+                                           and a timeline of every task
+  glasspool run --report run.html count.py and a page to read: where the time
+                                           went, what was slow, what helps
+  glasspool run --progress count.py        every map of the program has a bar
   glasspool run --hang-after 300 -m pytest in CI: no hour-long hang, but
                                            the reason, and exit code 124
   GLASSPOOL=0 glasspool run count.py       the standard library's pool after all
@@ -53,6 +58,10 @@ def main(arguments: Sequence[str]) -> int:
     target = None if options.json is None else os.path.abspath(options.json)
     if target is not None and not os.access(os.path.dirname(target), os.W_OK | os.X_OK):
         return complain(f"cannot write {options.json}: no such folder, or not permitted")
+    if options.trace is not None and (why := _why_not_writable(options.trace)):
+        return complain(f"cannot write {options.trace}: {why}")
+    if options.report is not None and (why := _why_not_writable(options.report)):
+        return complain(f"cannot write {options.report}: {why}")
     if options.hang_after is None:
         return _run(options, target, theirs)
     return _run_watched(options, target, theirs)
@@ -70,8 +79,18 @@ def split(arguments: list[str]) -> tuple[list[str], list[str]]:
         if word.startswith("-m"):
             end = index + (2 if word == "-m" else 1)
             return arguments[:end], arguments[end:]
-        index += 2 if word in ("--json", "--hang-after") else 1
+        index += 2 if word in ("--json", "--hang-after", "--trace", "--report") else 1
     return arguments, []
+
+
+def _why_not_writable(path: str) -> str | None:
+    """Say why a file cannot be written at the end of the program, before it begins; None if it can."""
+    if os.path.isdir(path):
+        return "it is a folder"
+    if os.path.exists(path):
+        return None if os.access(path, os.W_OK) else "not permitted"
+    folder = os.path.dirname(os.path.abspath(path))
+    return None if os.access(folder, os.W_OK | os.X_OK) else "no such folder, or not permitted"
 
 
 def _run_watched(options: argparse.Namespace, target: str | None, theirs: list[str]) -> int:
@@ -83,8 +102,13 @@ def _run_watched(options: argparse.Namespace, target: str | None, theirs: list[s
     return hang.run(
         lambda: _run(options, target, theirs),
         options.hang_after,
-        lambda seen: hang.tell(seen, words, target),
+        lambda seen: hang.tell(seen, words, target, _full(options.report)),
     )
+
+
+def _full(path: str | None) -> str | None:
+    """Return a path that stays right wherever the program goes."""
+    return None if path is None else os.path.abspath(path)
 
 
 def _run(options: argparse.Namespace, target: str | None, theirs: list[str]) -> int:
@@ -92,7 +116,9 @@ def _run(options: argparse.Namespace, target: str | None, theirs: list[str]) -> 
     from glasspool.cli.account import Account
 
     words = theirs if options.module is None else ["-m", options.module, *theirs]
-    account = Account(words, target, options.quiet)
+    account = Account(words, target, options.quiet, _full(options.trace), _full(options.report))
+    if options.progress:
+        _show_progress()
     try:
         if options.module is not None:
             program.run_module(options.module, theirs)
@@ -109,13 +135,21 @@ def _run(options: argparse.Namespace, target: str | None, theirs: list[str]) -> 
     return 0
 
 
+def _show_progress() -> None:
+    """Have the program's maps show their progress; not those that its workers make themselves."""
+    from glasspool import options
+
+    options.shows_progress = True
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=lambda: setattr(options, "shows_progress", False))
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = parsing.parser(
         "run",
         DESCRIPTION,
         EXAMPLES,
-        usage="glasspool run [--json FILE] [--quiet] [--hang-after SECONDS]"
-        "\n                     (SCRIPT | -m MODULE) [ARGS ...]",
+        usage="glasspool run [OPTIONS] (SCRIPT | -m MODULE) [ARGS ...]",
     )
     parser.add_argument(
         "-m",
@@ -127,10 +161,23 @@ def _parser() -> argparse.ArgumentParser:
         "--json", metavar="FILE", help="write the report to FILE as JSON, for programs"
     )
     parser.add_argument(
+        "--trace",
+        metavar="FILE",
+        help="write a timeline of all pools to FILE, for Perfetto's viewer",
+    )
+    parser.add_argument(
+        "--report",
+        metavar="FILE",
+        help="write the report to FILE as an HTML page, of every task from the first one on",
+    )
+    parser.add_argument(
         "--hang-after",
         metavar="SECONDS",
         type=parsing.seconds(0.1, 1e6),
         help="end the program when nothing gets on for SECONDS, say why, and exit with 124",
     )
     parser.add_argument("-q", "--quiet", action="store_true", help="print no report")
+    parser.add_argument(
+        "--progress", action="store_true", help="show how far each map of the program is"
+    )
     return parser
