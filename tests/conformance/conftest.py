@@ -17,11 +17,15 @@ _STOCK_FORKS_BESIDE_THREADS = "ignore:.*multi-threaded, use of fork.*:Deprecatio
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let the stock pool warn of what it is known for; ours may not."""
+    """Let the stock pool warn of what it is known for; ours may not.
+
+    On the stock pool it is the tests that are tested: on one version of Python that is enough.
+    """
     for item in items:
         callspec = getattr(item, "callspec", None)
         if callspec is not None and callspec.params.get("kind") == "stock":
             item.add_marker(pytest.mark.filterwarnings(_STOCK_FORKS_BESIDE_THREADS))
+            item.add_marker(pytest.mark.one_python)
 
 
 @pytest.fixture(scope="session", params=KINDS)

@@ -8,6 +8,7 @@ import os
 import random
 import signal
 import threading
+from collections import deque
 from collections.abc import Iterator
 from multiprocessing.context import BaseContext
 from typing import Any
@@ -224,9 +225,11 @@ def test_starts_wait_for_a_free_record() -> None:
     """Where the scoreboard has no room for one more, the start goes on as soon as it has."""
     with running(2, maxtasksperchild=1) as pool:
         wait_until(lambda: is_at_rest(pool, 2), "two workers at rest")
-        del pool._engine.handler._records[:-1]  # one is left for those that follow
+        handler = pool._engine.handler
+        handler._free_records = deque([handler._fresh])  # one is left for those that follow
+        handler._fresh = handler._recipe.boxes.count
         assert pool.map(tasks.square, range(60), chunksize=1) == [i * i for i in range(60)]
-        del pool._engine.handler._records[:]
+        handler._free_records.clear()
         assert pool.map(tasks.square, range(20), chunksize=1) == [i * i for i in range(20)]
 
 

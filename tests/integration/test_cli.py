@@ -114,7 +114,7 @@ def test_help_imports_little(words):
     ("words", "told"),
     [
         (["rnu"], "did you mean 'run'?"),
-        (["xyzzy"], "run, ps, stack, why, doctor, tour"),
+        (["xyzzy"], "run, ps, stack, why, top, serve, trace, doctor, tour"),
         (["--what"], "glasspool --help"),
         (["ps", "abc"], "no process number"),
         (["ps", "0"], "no process number"),

@@ -139,6 +139,28 @@ def maps(pool: Pool, lines: Iterable[str]) -> None:
     pool.imap(area, 3)  # type: ignore[arg-type]  # rejected
 
 
+class Bar:
+    """What can show progress, as tqdm's objects can."""
+
+    def __init__(self, total: int | None = None) -> None:
+        self.total = total
+
+    def update(self, n: float | None = 1) -> bool | None:
+        """Take note of more."""
+
+
+def progress(pool: Pool) -> None:
+    """A call shows its progress by whatever has an ``update``, or by what makes one."""
+    assert_type(pool.map(area, [1, 2], progress=True), list[float])
+    assert_type(pool.map_async(area, [1, 2], progress="areas"), MapResult[float])
+    assert_type(pool.starmap(area, [(1, 2)], progress=Bar()), list[float])
+    assert_type(pool.starmap_async(area, [(1, 2)], progress=Bar), MapResult[float])
+    assert_type(pool.imap(area, range(3), progress=functools.partial(Bar, 3)), IMapIterator[float])
+    assert_type(pool.imap_unordered(area, range(3), progress=None), IMapIterator[float])
+    pool.map(area, [1, 2], progress=3)  # type: ignore[arg-type]  # rejected
+    pool.map(area, [1, 2], progress=Box(1))  # type: ignore[arg-type]  # rejected
+
+
 def seeing(pool: Pool, stock: multiprocessing.pool.Pool) -> None:
     """What is seen has a type down to the last field."""
     assert_type(pool.inspect(stacks=True), Snapshot)

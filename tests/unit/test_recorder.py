@@ -28,7 +28,7 @@ def written(texts: list[str]) -> tuple[str, ...]:
     boxes = BlackBoxes.create(2)
     recorder = Recorder(boxes, 1, False)
     for text in texts:
-        recorder._note_output(text)
+        recorder.note_output(text)
     lines = boxes.last_output(1)
     assert boxes.last_output(0) == ()
     boxes.close()

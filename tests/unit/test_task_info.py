@@ -28,9 +28,9 @@ def engine(**more: Any) -> Any:
     put: list[Any] = []
     mailbox = SimpleNamespace(put=put.append, items=put)
     facts: dict[str, Any] = {
-        "collector": SimpleNamespace(workers={}, feeds={}, mailbox=mailbox),
+        "collector": SimpleNamespace(workers={}, feeds={}, mailbox=mailbox, journal=None),
         "callables": SimpleNamespace(name=lambda number: f"function{number}"),
-        "board": SimpleNamespace(entry=lambda record, seq: None),
+        "board": SimpleNamespace(entry=lambda record, seq: None, progress=lambda record, seq: None),
         "callers": {},
         "pid": os.getpid(),
         "before_waiting": lambda: None,
@@ -119,10 +119,13 @@ def test_a_task_that_is_with_a_worker(is_running: bool) -> None:
     entry = SimpleNamespace(begun_ns=NOW - SECOND // 2) if is_running else None
     fake = engine(
         collector=SimpleNamespace(workers={3: worker}),
-        board=SimpleNamespace(entry=lambda record, seq: entry),
+        board=SimpleNamespace(
+            entry=lambda record, seq: entry, progress=lambda record, seq: (3.0, None)
+        ),
     )
     info = task_info(fake, task)
     assert info.state == ("running" if is_running else "sent")
+    assert info.progress == ((3.0, None) if is_running else None)
     assert info.pid == (4711 if is_running else None)
     assert info.ended_at is None
     assert info.run_s is None
