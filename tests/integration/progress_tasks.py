@@ -75,6 +75,9 @@ def two_jobs() -> None:
     with glasspool.Pool(2) as pool:
         first = pool.map_async(chatter, range(60), progress="first job [bold]")
         second = pool.map_async(chatter, range(60), progress="second job")
+        # Before, prints of two processes may meet in one line, as they do on any terminal.
+        while not pool._engine.board.bar_is_drawn and not first.ready():
+            time.sleep(0.001)
         print("main line 0")
         logging.info("line 1")
         print("main line 2", file=sys.stderr)
