@@ -146,8 +146,12 @@ def test_a_worker_is_restarted_after_its_task(make_forked, forked_gate, is_direc
     assert got.result(SOON_S) == 5
     caller.join(LIMIT_S)
     replaced(pool, pid)
-    ended = next(p for p in pool.inspect().pools[0].ended if p.pid == pid)
-    assert "restarted by hand" in ended.reason
+
+    def graves():
+        return [p for p in pool.inspect().pools[0].ended if p.pid == pid]
+
+    wait_until(lambda: bool(graves()), "the end of the worker is told")
+    assert "restarted by hand" in graves()[0].reason
     assert pool.stats()["deaths"] == 0
     assert pool.map(abs, range(50), chunksize=1) == list(range(50))
 

@@ -40,8 +40,8 @@ class View:
     is of a program that has ended, or of pools that have. ``problem`` and ``text`` are as in
     ``running.Look``; ``text`` also names files that are no scoreboards, where one was expected. ``paces`` is
     by name of the pool. ``records`` are the tasks that ended since the view before, oldest first, and
-    ``lost`` how many more there were that nobody could read in time. ``now_ns`` is when it was taken by the
-    clock of the records, ``taken_at`` in seconds since the epoch.
+    ``lost`` how many more there were, at most, that nobody could read in time. ``now_ns`` is when it was
+    taken by the clock of the records, ``taken_at`` in seconds since the epoch.
     """
 
     snapshot: Snapshot | None
