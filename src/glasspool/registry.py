@@ -159,7 +159,7 @@ def _run_hooks(engine: LocalEngine) -> None:
 
         picture = roster.describe(engine)
         slowest = roster.slowest(engine)
-        for hook in _hooks:  # one may take itself away
+        for hook in _hooks.copy():  # one may take itself away
             hook(picture, slowest)
 
 

@@ -12,6 +12,7 @@ import pytest
 import recording_tasks as tasks
 
 import glasspool
+from glasspool import registry
 from glasspool.engines.local import journal
 from glasspool.observe.recording import Recorder, record_all
 from glasspool.observe.records import Recording, Span, TaskRecord
@@ -223,6 +224,21 @@ def test_nothing_is_kept_before_and_after(make_forked):
     assert recording.lost == 0
     assert collector.journal is None
     assert recording.ended_ns < time.monotonic_ns()
+
+
+def test_each_of_several_recordings_has_the_last_picture(make_forked):
+    """A pool that ends tells all who wait for it, also where one of them then waits no more."""
+    pool = make_forked(1)
+    recorders = [Recorder(pool._engine) for _ in range(3)]
+    told = []
+    forget = registry.on_shutdown(lambda picture, slowest: told.append(picture.name))
+    pool.apply(tasks.increment, (1,))
+    pool.close()
+    pool.join()
+    forget()
+    assert told == [pool.name]
+    states = [recorder.stop().picture.state for recorder in recorders]
+    assert len(set(states)) == 1
 
 
 def test_all_pools_of_the_process(make_forked):
