@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING
 
 from glasspool import registry, replacement
 from glasspool.cli import report
-from glasspool.cli.recordings import Recordings
 from glasspool.snapshot import PoolInfo, TaskInfo
 from glasspool.views import table
 
 if TYPE_CHECKING:
     from glasspool.cli.report import Run
+    from glasspool.observe.recording import AllRecorder
 
 _POOLS_END_S = 3.0
 
@@ -57,7 +57,7 @@ class Account:
         self._unregister = registry.on_shutdown(self._note)
         self._trace = trace
         self._page = page
-        self._recordings = None if trace is None and page is None else Recordings()
+        self._recordings = None if trace is None and page is None else _record_all()
         self._replacement = replacement.install()
         _run_last(self._close)
 
@@ -129,7 +129,13 @@ class Account:
         self._recordings = None
 
 
-def _write_trace(recordings: Recordings, path: str) -> str:
+def _record_all() -> AllRecorder:
+    from glasspool.observe.recording import record_all  # not before somebody wants it
+
+    return record_all()
+
+
+def _write_trace(recordings: AllRecorder, path: str) -> str:
     """Write the timeline of the program's pools, and say what was written."""
     from glasspool import tracing
     from glasspool.views import timeline

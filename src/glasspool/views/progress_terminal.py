@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from glasspool import progress as words
 from glasspool import registry
 from glasspool.progress import State
-from glasspool.views.table import fitted, harmless, takes_color, width_of
+from glasspool.views.table import console_on, fitted, harmless, takes_color, width_of
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -284,22 +284,9 @@ def bar(share: float, width: int, is_troubled: bool, is_over: bool) -> Text:
 
 def rendered(stream: TextIO, lines: list[Text]) -> str:
     """Render lines with the colours that a stream takes, and the signs that its encoding has."""
-    from rich.console import Console
-
     out = io.StringIO()
     color = takes_color(stream)
-    console = Console(
-        file=out,
-        width=10_000,  # the lines are laid out already
-        color_system="standard" if color else None,
-        force_terminal=color,
-        no_color=not color,
-        highlight=False,
-        markup=False,
-        emoji=False,
-        legacy_windows=False,
-        _environ={},
-    )
+    console = console_on(out, 10_000, color)  # the lines are laid out already
     for number, line in enumerate(lines):
         console.print(line, end="" if number == len(lines) - 1 else "\n", soft_wrap=True)
     text = out.getvalue()

@@ -29,7 +29,7 @@ from glasspool.snapshot import (
 )
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
+    from rich.console import Console, RenderableType
 
 DEATHS_IN_FULL = 5
 """A picture tells so many deaths, the last ones, with all their lines."""
@@ -787,11 +787,11 @@ def _plain_table(
     return table
 
 
-def _render(parts: Iterable[RenderableType], columns: int, color: bool) -> str:
+def console_on(out: StringIO, columns: int, color: bool) -> Console:
+    """Return a console of Rich that writes what it is told and nothing else, whatever the terminal is."""
     from rich.console import Console
 
-    out = StringIO()
-    console = Console(
+    return Console(
         file=out,
         width=columns,
         color_system="standard" if color else None,
@@ -803,6 +803,11 @@ def _render(parts: Iterable[RenderableType], columns: int, color: bool) -> str:
         legacy_windows=False,
         _environ={},
     )
+
+
+def _render(parts: Iterable[RenderableType], columns: int, color: bool) -> str:
+    out = StringIO()
+    console = console_on(out, columns, color)
     for part in parts:
         console.print(part, soft_wrap=False)
     text = out.getvalue().replace(_TIED, " ")
