@@ -129,7 +129,7 @@ def _exception(kind: int, body: bytes | Segment) -> BaseException:
             f"{name}: {message}",
             "the task",
             f"the function or its arguments could not be rebuilt in the worker: {name}: {message}\n"
-            f"The worker's traceback:\n{story}",
+            f"{_advice(message, 'worker')}The worker's traceback:\n{story}",
         )
     original: BaseException | None = None
     if pickled is not None:
@@ -137,13 +137,16 @@ def _exception(kind: int, body: bytes | Segment) -> BaseException:
             original = payload.load(pickled)
         except Exception as error:
             why = f"it cannot be rebuilt here: {type(error).__qualname__}: {error}"
+            why += f"\n{_advice(str(error), 'parent process')}".rstrip()
     if not isinstance(original, BaseException):
-        return SerializationError(
+        lost = SerializationError(
             f"{name}: {message}",
             "the exception",
             f"the task raised {name}: {message}\n"
             f"(the exception itself did not arrive: {why})\nThe worker's traceback:\n{story}",
         )
+        lost.was_sent = pickled is not None
+        return lost
     if kind in (wire.EXIT, wire.EXIT_SEGMENT):
         exit_error = TaskExit(f"the task raised {name}({message})")
         exit_error.__cause__ = original
@@ -151,10 +154,21 @@ def _exception(kind: int, body: bytes | Segment) -> BaseException:
     return original
 
 
-def _unsendable(error: str, value: str, story: str) -> SerializationError:
-    made = SerializationError("", "")
+def _advice(message: str, where: str) -> str:
+    try:
+        from glasspool import unpicklable  # not before something cannot be rebuilt
+    except OSError:  # there is no descriptor left to load it with
+        return ""
+    advice = unpicklable.advice(message, where)
+    return f"{advice}\n" if advice else ""
+
+
+def _unsendable(error: str, value: str, story: str, where: str) -> SerializationError:
+    text = f"Error sending result: '{value}'. Reason: '{error}'\n{where}" if where else None
+    made = SerializationError("", "", text)
     made.exc, made.value = error, value
     made.args = (error, value)
+    made.was_sent = False
     made.__cause__ = RemoteTraceback(f'\n"""\n{story}"""')
     return made
 
@@ -164,7 +178,8 @@ def unbuildable(what: str, error: BaseException) -> SerializationError:
     made = SerializationError(
         error,
         what,
-        f"the {what} arrived and could not be rebuilt: {type(error).__qualname__}: {error}",
+        f"the {what} arrived and could not be rebuilt: {type(error).__qualname__}: {error}\n"
+        f"{_advice(str(error), 'parent process')}".rstrip(),
     )
     made.__cause__ = error
     return made

@@ -20,6 +20,7 @@ Own parts begin at multiples of 64, one after the other; a shared segment holds 
 from __future__ import annotations
 
 import errno
+import io
 import mmap
 import os
 import pickle
@@ -87,7 +88,8 @@ class Parcel:
         self._sends = 0
         self.is_gone: bool = False  # the only receiver has no view of it any more
         self._parts: list[tuple[int, memoryview]] = []
-        self._end = self.size = 0
+        self._end = 0
+        self.size: int = 0
         length = sum(_nbytes(part) for part in pickled)
         words = [1 + len(buffers)]
         behind = b""
@@ -291,15 +293,16 @@ def dump(value: Any, recurring: Recurring | None = None) -> bytes | Parcel:
 
 def dump_by_value(value: Any, recurring: Recurring | None = None) -> bytes | Parcel:
     """Pickle a value with cloudpickle, which takes lambdas and closures along."""
-    import cloudpickle
-
     parts: list[Any] = []
     apart = _Apart()
-    pickler = cloudpickle.Pickler(_Sink(parts.append), PROTOCOL, buffer_callback=apart.keep)
-    reducers: dict[type, Any] = ForkingPickler._extra_reducers  # type: ignore[attr-defined]
-    pickler.dispatch_table = pickler.dispatch_table.new_child(reducers)
-    pickler.dump(value)
+    _dump_by_value(value, _Sink(parts.append), apart.keep)
     return _pack(value, parts, apart, recurring)
+
+
+def _dump_by_value(value: Any, file: Any, keep: Callable[[Any], Any] | None = None) -> None:
+    from glasspool.engines.local.by_value import ByValuePickler  # it loads cloudpickle
+
+    ByValuePickler(file, PROTOCOL, buffer_callback=keep).dump(value)
 
 
 def dump_any(value: Any, recurring: Recurring | None = None) -> tuple[bytes | Parcel, bool]:
@@ -315,7 +318,9 @@ def dump_any(value: Any, recurring: Recurring | None = None) -> tuple[bytes | Pa
     except _NOT_BY_REFERENCE as error:
         try:
             return dump_by_value(value, recurring), True
-        except Exception:
+        except Exception as other:
+            if isinstance(error, interactive.Elsewhere):
+                raise other from None  # it says why; the first one only that it was tried
             raise error from None
 
 
@@ -340,14 +345,16 @@ def dump_in_one_piece(value: Any, by_value: bool) -> bytes:
     Raises:
         Exception: It cannot be pickled.
     """
+    file = io.BytesIO()
     try:
-        return bytes(ForkingPickler.dumps(value, PROTOCOL))
+        pickler = interactive.MindfulPickler if interactive.known else ForkingPickler
+        pickler(file, PROTOCOL).dump(value)
     except _NOT_BY_REFERENCE:
         if not by_value:
             raise
-        import cloudpickle
-
-        return bytes(cloudpickle.dumps(value, PROTOCOL))
+        file = io.BytesIO()
+        _dump_by_value(value, file)
+    return file.getvalue()
 
 
 def dump_plain(value: Any) -> bytes:
