@@ -99,7 +99,10 @@ class SerializationError(GlasspoolError, MaybeEncodingError):
     Attributes:
         exc: ``repr`` of the error that pickle met (as in ``MaybeEncodingError``).
         value: A short description of the value (as in ``MaybeEncodingError``).
+        was_sent: Whether it was pickled, and could only not be rebuilt where it arrived.
     """
+
+    was_sent: bool = True
 
     def __init__(self, exc: object, value: object, text: str | None = None) -> None:
         MaybeEncodingError.__init__(self, exc, value)

@@ -4,8 +4,15 @@ from __future__ import annotations
 
 import os
 import threading
-from _thread import LockType, allocate_lock
-from typing import TYPE_CHECKING
+from _thread import allocate_lock
+from typing import TYPE_CHECKING, Protocol
+
+
+class Waiter(Protocol):
+    """Who waits for a switch: a lock that a thread wants, or a task of an event loop."""
+
+    def release(self) -> None:
+        """Have him go on (any thread). Neither waits nor raises."""
 
 
 class Switch:
@@ -23,7 +30,7 @@ class Switch:
         __slots__ = ()
 
     _is_set: bool
-    _waiters: list[LockType] | None
+    _waiters: list[Waiter] | None
 
     def is_set(self) -> bool:
         """Tell whether the switch has been turned."""
@@ -61,7 +68,24 @@ class Switch:
                 pass
         return self._is_set
 
-    def _list(self) -> list[LockType]:
+    def enter(self, waiter: Waiter) -> bool:
+        """List somebody to be released once, when the switch is turned; tell whether it is already.
+
+        In that case he may or may not be released.
+        """
+        self._list().append(waiter)
+        return self.is_set()
+
+    def leave(self, waiter: Waiter) -> bool:
+        """Take somebody off the list; tell whether anybody is left on it, or the switch was turned."""
+        waiters = self._list()
+        try:
+            waiters.remove(waiter)
+        except ValueError:  # set() took it
+            pass
+        return bool(waiters) or self._is_set
+
+    def _list(self) -> list[Waiter]:
         # Reentrant, for the signal handler that waits here too.
         with _making:
             if self._waiters is None:

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from collections.abc import Callable, Iterable, Mapping
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 if TYPE_CHECKING:
     from typing import Protocol, TypedDict
@@ -26,15 +27,47 @@ if TYPE_CHECKING:
         retries: int | None
         retry_on: RetryOn | None
 
+    class PoolKeywords(TypedDict, total=False):
+        """The keywords of ``Pool`` that an executor passes on to it."""
+
+        name: str | None
+        engine: str
+        timeout: float | None
+        timeout_grace: float
+        retries: int
+        retry_on: RetryOn
+        start_timeout: float | None
+        finalizer: Callable[[], object] | None
+        max_memory: int | None
+        max_memory_hard: int | None
+        stall_after: float | None
+        threads: int
+        seed: int | None
+        env: Env
+        native_threads: NativeThreads
+        capture_output: bool
+        forward_logs: bool
+        contextvars: Iterable[ContextVar[Any]]
+        record: bool
+
 
 RetryOn: TypeAlias = "type[BaseException] | tuple[type[BaseException], ...]"
 Progress: TypeAlias = "bool | str | Bar | Callable[..., Bar] | None"
 """How a call's progress is shown: False not at all, True or a description, a bar or what makes one."""
 
+Env: TypeAlias = "Mapping[str, str] | Callable[[int], Mapping[str, str]] | None"
+"""Variables of the workers' environment: the same for all, or a function of the slot."""
+
+NativeThreads: TypeAlias = 'int | Literal["auto"] | None'
+"""How many threads BLAS and OpenMP may use in each worker; None: whatever they like."""
+
 shows_progress: bool = False
 """Whether calls that are told nothing of progress show it, as ``glasspool run --progress`` wants it."""
 
 STALL_AFTER_S = 300.0
+MOST_THREADS = 500
+"""So many lanes can a worker have: more tasks than these are never with one worker at a time."""
+
 TIMEOUT_GRACE_S = 1.0
 
 
@@ -65,6 +98,13 @@ class PoolOptions(NamedTuple):
     max_memory: int | None = None
     max_memory_hard: int | None = None
     stall_after_s: float | None = STALL_AFTER_S
+    threads: int = 1
+    seed: int | None = None
+    env: Env = None
+    native_threads: NativeThreads = "auto"
+    capture_output: bool = False
+    forward_logs: bool = True
+    contextvars: tuple[ContextVar[Any], ...] = ()
 
     @property
     def soft_memory(self) -> int | None:
@@ -86,6 +126,13 @@ def pool_options(
     max_memory: int | None,
     max_memory_hard: int | None,
     stall_after: float | None,
+    threads: int,
+    seed: int | None,
+    env: Env,
+    native_threads: NativeThreads,
+    capture_output: bool,
+    forward_logs: bool,
+    contextvars: Iterable[ContextVar[Any]],
 ) -> PoolOptions:
     """Check the keywords of a pool.
 
@@ -95,6 +142,11 @@ def pool_options(
     """
     if finalizer is not None and not callable(finalizer):
         raise TypeError(f"finalizer must be a callable, not {type(finalizer).__name__}")
+    if capture_output and threads != 1:
+        raise ValueError(
+            "capture_output=True needs threads=1: a process has one standard output, so what several "
+            "tasks of it write at the same time cannot be told apart."
+        )
     grace = _seconds("timeout_grace", timeout_grace, least=0.0)
     soft = _bytes("max_memory", max_memory)
     hard = _bytes("max_memory_hard", max_memory_hard)
@@ -102,6 +154,11 @@ def pool_options(
         raise ValueError(
             f"max_memory_hard ({hard}) must not be below max_memory ({soft}): a worker is recycled "
             "between tasks from max_memory on, and stopped in a task from max_memory_hard on."
+        )
+    if seed is not None and threads != 1:
+        raise ValueError(
+            "seed needs threads=1: the generators of random and NumPy are one for all threads of a "
+            "worker, so tasks beside each other would draw from the same numbers."
         )
     return PoolOptions(
         Policy(_seconds("timeout", timeout), _retries(retries), _retry_on(retry_on)),
@@ -111,6 +168,13 @@ def pool_options(
         soft,
         hard,
         _seconds("stall_after", stall_after),
+        _lanes(threads),
+        None if seed is None else _integer("seed", seed, "an integer or None", 0, "0 or more"),
+        _env(env),
+        _native_threads(native_threads),
+        bool(capture_output),
+        bool(forward_logs),
+        _contextvars(contextvars),
     )
 
 
@@ -158,6 +222,16 @@ def _retry_on(value: Any) -> tuple[type[BaseException], ...]:
     return classes
 
 
+def _lanes(value: Any) -> int:
+    threads = _integer("threads", value, "an integer", 1, "1 or more")
+    if threads > MOST_THREADS:
+        raise ValueError(
+            f"threads must be {MOST_THREADS} at most, not {threads}: a pool with more workers, or asyncio, "
+            "can wait for more at a time"
+        )
+    return threads
+
+
 def _bytes(name: str, value: Any) -> int | None:
     if value is None:
         return None
@@ -173,3 +247,47 @@ def _integer(name: str, value: Any, kind: str, least: int, range_: str) -> int:
     if number < least:
         raise ValueError(f"{name} must be {range_}, not {number}")
     return number
+
+
+def _env(value: Any) -> Env:
+    """Check variables of the environment; a function of the slot is checked when it is called."""
+    if value is None or callable(value):
+        return value  # type: ignore[no-any-return]  # a mapping is checked below
+    return checked_env(value)
+
+
+def checked_env(value: Any) -> dict[str, str]:
+    """Check variables of the environment.
+
+    Raises:
+        TypeError: They are no mapping of strings to strings.
+        ValueError: The system takes no such name or value.
+    """
+    if not isinstance(value, Mapping):
+        raise TypeError(
+            f"env must be a mapping of names to values, or a function of the slot that returns one, "
+            f"not {type(value).__name__}"
+        )
+    for name, text in value.items():
+        if not isinstance(name, str) or not isinstance(text, str):
+            raise TypeError(f"env must map strings to strings, not {name!r} to {text!r}")
+        if not name or "=" in name or "\0" in name or "\0" in text:
+            raise ValueError(f"env has a name or a value that no environment takes: {name!r}")
+    return dict(value)
+
+
+def _native_threads(value: Any) -> NativeThreads:
+    if value is None or value == "auto":
+        return value  # type: ignore[no-any-return]  # it is one of the two
+    return _integer("native_threads", value, "an integer, 'auto' or None", 1, "1 or more")
+
+
+def _contextvars(value: Any) -> tuple[ContextVar[Any], ...]:
+    try:
+        chosen = tuple(value)
+    except TypeError:
+        chosen = (value,)
+    for one in chosen:
+        if not isinstance(one, ContextVar):
+            raise TypeError(f"contextvars must be ContextVar objects, not {one!r}")
+    return chosen

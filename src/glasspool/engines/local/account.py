@@ -43,9 +43,11 @@ def of_record(board: Board, record: int, now_ns: int) -> Account | None:
     out = max(0, now_ns - left) if left else 0
     if not ready:
         return Account(start, initializer, exit=out)
-    return _at_work(board, record, left or now_ns)._replace(
-        start=start, initializer=initializer, exit=out
-    )
+    if board.lanes:
+        at_work = _in_lanes(board, record, left or now_ns)
+    else:
+        at_work = _at_work(board, board.base(record), board.current(record), left or now_ns)
+    return at_work._replace(start=start, initializer=initializer, exit=out)
 
 
 def _before_work(board: Board, record: int, begun: int, now_ns: int) -> tuple[int, int]:
@@ -57,11 +59,23 @@ def _before_work(board: Board, record: int, begun: int, now_ns: int) -> tuple[in
     return max(0, end - begun - initializer), initializer
 
 
-def _at_work(board: Board, record: int, end: int) -> Account:
-    """Return the parts between the start and the exit: what is written, and what has passed since."""
-    until, waiting, receiving, running, sending = _written(board, record)
+def _in_lanes(board: Board, record: int, end: int) -> Account:
+    """Return the parts of a worker with lanes: what each of them did, on average."""
+    running = {entry.lane: entry for entry in board.running(record)}
+    parts = [
+        _at_work(board, board.lane(record, lane), running.get(lane), end)
+        for lane in range(board.lanes)
+    ]
+    return Account(*(sum(part) // board.lanes for part in zip(*parts, strict=True)))
+
+
+def _at_work(board: Board, base: int, entry: sb.Entry | None, end: int) -> Account:
+    """Return the parts between the start and the exit: what is written, and what has passed since.
+
+    ``base`` is where it is written: the worker's record or a lane of it.
+    """
+    until, waiting, receiving, running, sending = _written(board, base)
     waits, until = until & sb.WAITS, until & ~sb.WAITS
-    entry = board.current(record)
     if entry is None or not until <= entry.begun_ns <= end:
         passed = max(0, end - until)
         if waits:
@@ -73,11 +87,11 @@ def _at_work(board: Board, record: int, end: int) -> Account:
         waiting += entry.begun_ns - until
     else:
         receiving += entry.begun_ns - until
-    called = _called(board, record, entry)
+    called = _called(entry)
     if called is None:
         return Account(0, 0, waiting, receiving + end - entry.begun_ns, running, sending)
     called = min(called, end)
-    returned = board.word(record, sb.W_RETURNED_NS)
+    returned = board.words[base + sb.W_RETURNED_NS]
     returned = min(returned, end) if returned >= called else end
     return Account(
         waiting=waiting,
@@ -87,16 +101,13 @@ def _at_work(board: Board, record: int, end: int) -> Account:
     )
 
 
-def _called(board: Board, record: int, entry: sb.Entry) -> int | None:
+def _called(entry: sb.Entry) -> int | None:
     """Return when the running task was called; None if its arguments are still being rebuilt."""
-    at = board.ring(record) // 8 + entry.seq % sb.RING * sb.ENTRY_WORDS
-    if board.words[at + sb.E_CALLED] == entry.begun_ns | sb.REBUILDING:
-        return None
-    return entry.called_ns or entry.begun_ns
+    return None if entry.is_rebuilding else entry.called_ns or entry.begun_ns
 
 
-def _written(board: Board, record: int) -> tuple[int, ...]:
-    at = (board.base(record) + sb.W_UNTIL_NS) * 8
+def _written(board: Board, base: int) -> tuple[int, ...]:
+    at = (base + sb.W_UNTIL_NS) * 8
     words = sb.ACCOUNT.unpack_from(board.view, at)
     for _ in range(3):  # until it was not being written while we read
         again = sb.ACCOUNT.unpack_from(board.view, at)

@@ -6,11 +6,13 @@ segmentation fault, or when the parent asked for them by a signal. The worker's 
 parent only reads, with ``pread``, and maps nothing.
 
 Layout: ``count`` rings of RING_BYTES, reserved; from TRACES_AT on, TRACE_BYTES apart, the traces, which
-take memory only where something was written. A ring::
+take memory only where something was written; the last LOG_BYTES of each of these places hold log lines,
+with memory that a worker reserves if ``logging`` is in use there. A ring::
 
     0     flags (FLAG_*), bytes of output so far, peak memory of the process as it started, in bytes
-    64    LOG_SLOTS slots of LOG: number of the line from 1, then its text, padded with zeros
-    4096  OUTPUT_BYTES of output, circular
+    64    OUTPUT_BYTES of output, circular
+
+Log lines: LOG_SLOTS slots of LOG: number of the line from 1, then its text, padded with zeros.
 
 ``faulthandler`` writes from a signal handler, into a descriptor. Each worker opens the file anew through
 ``/proc/self/fd``, so that its position is its own. Where that cannot be done there are last words, but no
@@ -37,15 +39,19 @@ FLAG_ANSWERS = 4
 """The process writes its stacks into the box when it is asked."""
 
 LOG = struct.Struct("<Q504s")
-LOG_AT = 64
-LOG_SLOTS = 7
-OUTPUT_AT = 4096
+LOG_SLOTS = 128
+LOG_BYTES = LOG_SLOTS * LOG.size
+OUTPUT_AT = 64
 OUTPUT_BYTES = RING_BYTES - OUTPUT_AT
 TRACE_BYTES = 4 << 20
 READ_BYTES = 256 * 1024
 """So much of a trace is read: 100 threads of 30 frames each."""
 
 LINES = 5
+"""So many of the last lines of output are told."""
+
+LOG_LINES = 100
+"""So many of the last log lines are told; there are more slots, as the newest may be half written."""
 
 
 class BlackBoxes(RecordFile):
@@ -61,15 +67,21 @@ class BlackBoxes(RecordFile):
         """Return where the traces of a record begin in the file."""
         return -(-self.count * RING_BYTES // TRACE_BYTES) * TRACE_BYTES + record * TRACE_BYTES
 
+    def logs_at(self, record: int) -> int:
+        """Return where the log lines of a record begin in the file: a multiple of the page size."""
+        return self.traces_at(record + 1) - LOG_BYTES
+
     def clear(self, record: int) -> None:
         """Empty a box for its next worker. Only the parent calls it, when no worker has it."""
         self._asked_ns.pop(record, None)
         os.pwrite(self.fd, bytes(RING_BYTES), record * RING_BYTES)
-        at, stop = self.traces_at(record), self.traces_at(record + 1)
+        at, stop = self.traces_at(record), self.logs_at(record)
         while at < stop and os.pread(self.fd, 1, at).strip(b"\0"):
             found = os.pread(self.fd, min(READ_BYTES, stop - at), at)
             os.pwrite(self.fd, bytes(len(found)), at)
             at += len(found)
+        if os.pread(self.fd, 1, stop).strip(b"\0"):  # the first line has the first slot
+            os.pwrite(self.fd, bytes(LOG_BYTES), stop)
 
     def flags(self, record: int) -> int:
         """Return what the worker can do: FLAG_TRACES and so on."""
@@ -90,11 +102,10 @@ class BlackBoxes(RecordFile):
 
     def last_log(self, record: int) -> tuple[str, ...]:
         """Return the last log lines of the worker, oldest first."""
-        raw = os.pread(self.fd, LOG_SLOTS * LOG.size, record * RING_BYTES + LOG_AT)
-        if len(raw) < LOG_SLOTS * LOG.size:
-            return ()
+        raw = os.pread(self.fd, LOG_BYTES, self.logs_at(record))
+        raw = raw[: len(raw) // LOG.size * LOG.size]  # nothing, if no worker ever came so far
         lines = sorted((number, text) for number, text in LOG.iter_unpack(raw) if number)
-        return tuple(_text(text.rstrip(b"\0")) for _, text in lines[-LINES:])
+        return tuple(text_of_line(text.rstrip(b"\0")) for _, text in lines[-LOG_LINES:])
 
     def last_output(self, record: int) -> tuple[str, ...]:
         """Return the last lines that the worker wrote to ``sys.stdout`` and ``sys.stderr``."""
@@ -110,7 +121,7 @@ class BlackBoxes(RecordFile):
             written = raw[cut:] + raw[:cut]
             written = written.split(b"\n", 1)[-1] or written
         lines = [line for line in written.splitlines() if line.strip()]
-        return tuple(_text(line) for line in lines[-LINES:])
+        return tuple(text_of_line(line) for line in lines[-LINES:])
 
     def ask(self, record: int, pid: int) -> bool:
         """Let a worker write the stacks of all its threads into its box, whatever it does.
@@ -136,7 +147,7 @@ class BlackBoxes(RecordFile):
         return self._asked_ns.get(record)
 
 
-def _text(raw: bytes) -> str:
+def text_of_line(raw: bytes) -> str:
     """Make a line harmless for whoever prints it: it may hold escape codes of a terminal."""
     import re  # not before somebody has died
 

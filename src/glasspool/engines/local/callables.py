@@ -10,7 +10,7 @@ import itertools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from glasspool.engines.local import payload, wire
+from glasspool.engines.local import interactive, payload, wire
 
 Carry = Callable[[Callable[..., Any]], Callable[..., Any]]
 """Wraps a function that is submitted (``carried``)."""
@@ -44,16 +44,25 @@ class Callables:
     def __init__(self, name_call: Callable[[int, str], None]) -> None:
         self._by_object: dict[Any, Known] = {}
         self._short: dict[Any, Known] = self._by_object  # those that may be called as they are
-        # What is to surround the calls of every function that is submitted, if anything is.
-        self.carry: Carry | None = None
+        # What is to surround the calls of every function that is submitted, by who wants it to.
+        self._carries: dict[str, Carry] = {}
+        self.carry: Carry | None = None  # all of these in one; None if there are none
         self._by_number: dict[int, Known] = {}
         self._numbers = itertools.count(1)
         self._name_call = name_call
 
-    def surround(self, carry: Carry | None) -> None:
-        """Have all functions that are submitted from now on called in something, or in nothing again."""
-        self.carry = carry
-        self._short = self._by_object if carry is None else {}
+    def surround(self, who: str, carry: Carry | None) -> None:
+        """Have all functions that are submitted from now on called in something of ``who``'s, or not.
+
+        Who comes first is the innermost.
+        """
+        carries = self._carries.copy()
+        carries.pop(who, None)
+        if carry is not None:
+            carries[who] = carry
+        self._carries = carries
+        self.carry = _one_of(tuple(carries.values())) if carries else None
+        self._short = {} if carries else self._by_object
 
     def by_reference(self, function: Callable[..., Any]) -> Known | None:
         """Return the number of a callable that travels by name; None if it does not.
@@ -67,7 +76,7 @@ class Callables:
             return None
         if known is not None:
             return known
-        if not payload.is_by_reference(function):
+        if interactive.look_at(function) or not payload.is_by_reference(function):
             return None
         body, by_value = payload.dump_any(function)
         if by_value:
@@ -106,6 +115,16 @@ class Callables:
             known = self._add(function, wire.BY_VALUE if by_value else 0, body)
         return known
 
+    def called(self, function: Callable[..., Any], name: str) -> Known:
+        """Return the number of a callable that travels by name, but is shown by another one."""
+        known = self._by_object.get((function, name))
+        if known is None:
+            body, _ = payload.dump_any(function)
+            known = self._by_object[function, name] = self._add(
+                function, wire.BY_REFERENCE, body, name
+            )
+        return known
+
     def get(self, number: int) -> Known:
         """Return what has this number."""
         return self._by_number[number]
@@ -123,10 +142,24 @@ class Callables:
         """Drop a callable that was for one job."""
         self._by_number.pop(number, None)
 
-    def _add(self, function: Any, flags: int, body: bytes | payload.Parcel) -> Known:
+    def _add(
+        self, function: Any, flags: int, body: bytes | payload.Parcel, name: str | None = None
+    ) -> Known:
         if isinstance(body, payload.Parcel):
             body.open()  # now, as any thread may send it later
-        known = Known(next(self._numbers), payload.callable_name(function), flags, body)
+        name = payload.callable_name(function) if name is None else name
+        known = Known(next(self._numbers), name, flags, body)
         self._by_number[known.number] = known
         self._name_call(known.number, known.name)
         return known
+
+
+def _one_of(carries: tuple[Carry, ...]) -> Carry:
+    """Return several surroundings as one."""
+
+    def carry(function: Callable[..., Any]) -> Callable[..., Any]:
+        for one in carries:
+            function = one(function)
+        return function
+
+    return carries[0] if len(carries) == 1 else carry

@@ -27,7 +27,7 @@ class Carried:
     def __init__(
         self, function: Callable[..., Any], surround: Callable[[Any], Surrounding], luggage: Any
     ) -> None:
-        self.function = function
+        self.function: Callable[..., Any] = function
         self._surround = surround
         self._luggage = luggage
         self._made: Surrounding | None = None
@@ -44,4 +44,6 @@ class Carried:
 
 def bare(function: Any) -> Any:
     """Return the callable of the user's, without what surrounds its calls."""
-    return function.function if isinstance(function, Carried) else function
+    while isinstance(function, Carried):
+        function = function.function
+    return function

@@ -23,7 +23,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from glasspool.engines.local import channel, recorder, wire
+from glasspool.engines.local import capturing, channel, recorder, wire
 
 PIECE = 32 * 1024
 """So many characters travel in one message at most; a line that is longer is not waited for."""
@@ -69,6 +69,7 @@ class Forwarder:
                 if "\n" in text or len(text) > PIECE:
                     self._send(number)
             recorder.note_output(text)
+            capturing.note(number, text)
             return len(text)
 
         return forwarding_write

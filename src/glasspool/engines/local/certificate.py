@@ -14,9 +14,10 @@ import signal
 import time
 from typing import TYPE_CHECKING, Any
 
-from glasspool.engines.local import blackbox, kernel, plain
+from glasspool.engines.local import blackbox, events, kernel, plain
 from glasspool.engines.local import scoreboard as sb
 from glasspool.engines.local.oom import OomWatch, Verdict
+from glasspool.engines.local.workers import in_lane, runner_of
 
 if TYPE_CHECKING:
     from glasspool.engines.local.engine import LocalEngine
@@ -63,7 +64,10 @@ class Coroner:
         """Write the death certificate of a worker, for one of the tasks that it had begun, if any."""
         certificate = self.examine(worker, task)
         self._engine.deaths.append(certificate)
-        self._engine.died_in_all += 1
+        if not worker.certified:  # one for each task that was lost with it
+            self._engine.died_in_all += 1
+        worker.certified = True
+        events.worker_died(self._engine, certificate)
         return certificate
 
     def examine(self, worker: Worker, task: Task | None) -> DeathCertificate:
@@ -91,7 +95,7 @@ class Coroner:
         number = -code if code is not None and code < 0 else None
         verdict = self._judge(worker, number)
         boxes, record = self._engine.black, worker.record
-        stack, age_s, source = self.last_stack(worker)
+        stack, age_s, source = self.last_stack(self._runner(worker, task))
         return DeathCertificate(
             pid=worker.pid,
             slot=worker.slot,
@@ -102,6 +106,7 @@ class Coroner:
             attempts=task.attempts if task is not None else 0,
             died_at=time.time(),
             pool=self._engine.name,
+            others_lost=max(0, worker.lost - 1),
             advice=self._advice(worker, verdict, stack),
             attempts_allowed=1 + (task.policy.retries if task is not None and task.policy else 0),
             peak_memory_bytes=self._peak(worker),
@@ -111,8 +116,12 @@ class Coroner:
             stack_age_s=age_s,
             stack_source=source,
             last_log=boxes.last_log(record),
-            last_output=boxes.last_output(record),
+            last_output=self._last_output(task) or boxes.last_output(record),
         )
+
+    def _last_output(self, task: Task | None) -> tuple[str, ...]:
+        outputs = self._engine.outputs
+        return () if outputs is None else outputs.last_lines(task)
 
     def see_off(self, worker: Worker) -> None:
         """Let go of a worker that has been buried."""
@@ -176,11 +185,18 @@ class Coroner:
         from glasspool.snapshot import Frame
 
         told_ns, told = worker.told_stacks
-        for _ident, _native, _name, _daemon, is_main, frames in told:
-            if is_main:
+        for ident, _native, _name, _daemon, is_main, frames in told:
+            if is_main if worker.runs_in_main else ident == worker.ident:
                 stack = tuple(Frame(*frame) for frame in frames)
                 return traces.of_task(stack), (time.monotonic_ns() - told_ns) / 1e9, "self"
         return None, None, None
+
+    def _runner(self, worker: Worker, task: Task | None) -> Worker:
+        """Return what stands for the lane of a task, if the worker has any."""
+        if task is None or not worker.lanes:
+            return worker
+        entry = self._engine.board.entry(worker.record, task.seq)
+        return worker if entry is None else in_lane(worker, entry.lane)
 
     def _task(self, worker: Worker, task: Task) -> TaskInfo:
         from glasspool.engines.local import arguments
@@ -189,7 +205,7 @@ class Coroner:
         board = self._engine.board
         item, grain = None, "task"
         if task.items > 1:
-            word = board.word(worker.record, sb.W_ITEM)
+            word = board.words[board.place(worker.record, task.seq) + sb.W_ITEM]
             item, grain = word & sb.ITEM_MASK, "item" if word & sb.GRAIN_ITEM else "task"
         entry = board.entry(worker.record, task.seq)
         ran_s = None if entry is None else (time.monotonic_ns() - entry.begun_ns) / 1e9
@@ -206,6 +222,7 @@ class Coroner:
             attempts=task.attempts,
             slot=worker.slot,
             pid=worker.pid,
+            thread=runner_of(self._runner(worker, task)),
             begun_at=None if ran_s is None else time.time() - ran_s,
             run_s=ran_s,
             argument_bytes=plain.argument_bytes(task),

@@ -23,7 +23,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from glasspool import batching
-from glasspool.engines.local import channel, kernel, wire
+from glasspool.engines.local import channel, events, kernel, wire
 from glasspool.engines.local import scoreboard as sb
 from glasspool.engines.local.direct import Lender
 from glasspool.engines.local.interrupts import Interrupts
@@ -32,6 +32,7 @@ from glasspool.engines.local.mailbox import Mailbox
 from glasspool.engines.local.outcome import RAISED, arrived, raised_classes, settle
 from glasspool.engines.local.parcels import note_gone, take_returned
 from glasspool.engines.local.payload import Parcel, most_open
+from glasspool.engines.local.rounds import Rounds
 from glasspool.engines.local.staffing import Staff
 from glasspool.engines.local.timers import Timers
 from glasspool.engines.local.worker import class_name
@@ -78,6 +79,7 @@ class Collector:
         self.failure: BaseException | None = None
         self.journal: Journal | None = None  # while somebody records the pool
         self._poll.register(self.mailbox.fd, select.EPOLLIN)
+        engine.logs.follow(self._poll)
         self._receiver = channel.Receiver()
         self._fence = threading.Lock()
         self.lender: Lender = Lender(self, self._poll, lends=_may_lend(engine))
@@ -85,6 +87,7 @@ class Collector:
         self._hungry: dict[Worker, None] = {}
         self.staff: Staff = Staff(self, engine)
         self._lookout = Lookout(self, engine)
+        self.rounds: Rounds = Rounds(self)
         self.timers: Timers = Timers()
         self._interrupts = Interrupts(self, engine)
         self.by_hand: dict[
@@ -258,6 +261,8 @@ class Collector:
     def _attend(self, fd: int, event: int) -> None:
         worker = self.workers.get(fd)
         if worker is None:
+            if fd == self._engine.logs.fd:
+                self._engine.logs.take()
             return
         if not worker.mine:
             self._attend_idle(worker, event)
@@ -266,6 +271,7 @@ class Collector:
             worker.choked = False
             self._poll.modify(fd, select.EPOLLIN)
             self._post_ping(worker)
+            self.rounds.send(worker)
             self.staff.post_stop(worker)
             self.make_hungry(worker)
         if event & ~select.EPOLLOUT:
@@ -314,7 +320,7 @@ class Collector:
         """
         ledger = self.ledger
         first = ledger.next_waiting()
-        if first is None or self.draining or worker.interrupt is not None:
+        if first is None or self.draining or worker.interrupt is not None or worker.chores:
             return
         pace = self.pace.get(first.call)
         wanted = self._room(worker, held, pace)
@@ -442,6 +448,8 @@ class Collector:
         if worker.quota != 0 and pace is not None and batching.room(pace, len(held)) > 0:
             self._hungry[worker] = None
         self._lookout.sent(worker, held)
+        if self._engine.outputs is not None:
+            self._engine.outputs.watch(self)
         watch = self._engine.handler.hard_watch
         if watch is not None and not watch.is_on:
             watch.is_on = True
@@ -497,6 +505,10 @@ class Collector:
         """Tell whether a worker that is ours could be lent: all that was sent to it is answered."""
         return self.is_done(worker) and worker.serves and worker.quota != 0
 
+    def has_free(self, but: Worker | None = None) -> bool:
+        """Tell whether some other worker could begin a task at once."""
+        return bool(self.lender.idle)
+
     def is_done(self, worker: Worker) -> bool:
         """Tell whether a worker that is ours has answered all that was sent to it."""
         held = worker.held
@@ -505,6 +517,7 @@ class Collector:
             and worker.answered == held.next_seq
             and worker.ready
             and not (worker.choked or worker.stopping or worker.dead or worker.ping)
+            and worker.chores is None
             and worker.interrupt is None
         )
 
@@ -698,6 +711,9 @@ class Collector:
         """Let a task that had begun wait for its next attempt."""
         if worker.held is not None:
             self.ledger.retry(worker.held, task, time.monotonic_ns())
+            events.task_event(
+                self._engine, events.INFO, "task.retried", "is tried again", task, worker
+            )
 
     def hear_word(
         self, worker: Worker, kind: int, task_id: int, body: bytes, begun: int, ended: int
@@ -713,11 +729,11 @@ class Collector:
                 if worker.quota is not None:
                     worker.quota += 1
         elif kind == wire.HELLO:
-            _, worker.ident, worker.native_id = marshal.loads(body)
-            worker.initialized_ns = (begun, ended)
-            self.staff.start_ns = ended - worker.started_ns
-            worker.ready = True
-            self._engine.worker_ready(worker)
+            _, worker.ident, worker.native_id, worker.native_threads, *_ = marshal.loads(body)
+            if not self.rounds.welcome(worker, (begun, ended)):
+                self.welcome(worker, (begun, ended))
+        elif kind == wire.ROUND_MADE:
+            self.rounds.told(worker, body, begun, bool(ended))
         elif kind == wire.INITIALIZER_FAILED:
             self._engine.starts.raised(worker, body)
         elif kind == wire.PONG:
@@ -735,6 +751,8 @@ class Collector:
             if self._engine.cells is not None:
                 task = held.tasks.get(task_id)  # one that a caller gave is a job by itself
                 self._engine.cells.write(task_id if task is None else task.job.job_id, body)
+        elif kind == wire.CAPTURED:
+            self._take_output(worker, held.tasks.get(task_id), task_id, body)
         elif kind == wire.LARGE:
             # Not here: this may be a caller's thread.
             self.mailbox.put(lambda: self.staff.recycle(worker, begun))
@@ -743,6 +761,21 @@ class Collector:
             worker.told_stacks = (time.monotonic_ns(), told)
             for take in worker.stack_takers.copy():
                 take(told)
+
+    def welcome(self, worker: Worker, initialized_ns: tuple[int, int]) -> None:
+        """Take note that a worker is ready: it has run the initializer, and made the rounds."""
+        worker.initialized_ns = initialized_ns
+        self.staff.start_ns = initialized_ns[1] - worker.started_ns
+        worker.ready = True
+        self._engine.worker_ready(worker)
+
+    def _take_output(self, worker: Worker, task: Task | None, task_id: int, body: bytes) -> None:
+        """Take what a call has written; the task may be a caller's own, or interrupted."""
+        if task is None:
+            interrupt = worker.interrupt
+            task = worker.direct if interrupt is None else interrupt.task
+        if task is not None and task.id == task_id and self._engine.outputs is not None:
+            self._engine.outputs.arrived(task, body)
 
     def refuse(self, task: Task, error: BaseException) -> None:
         """Take a task in that could not be pickled, and end it (an item)."""
@@ -804,11 +837,15 @@ class Collector:
         self._take_the_last(worker)
         board = self._engine.board
         begun = self.ledger.bury(held, lambda task: board.has_begun(worker.record, task.seq))
+        worker.lost = len(begun)
         self.workers.pop(worker.fd, None)
         self.pass_over(worker)
         self._lookout.drop(worker)
         self.staff.vacate(worker)
+        self.rounds.lost(worker)
         for task in begun:
+            if self._engine.outputs is not None:
+                self._engine.outputs.rescue(worker, task)
             certificate = self._engine.coroner.certify(worker, task)
             if self.may_retry(task, WorkerDied):
                 self.retry(worker, task)
@@ -855,13 +892,16 @@ class Collector:
             self.bury(worker)
         else:
             self.lender.arm(worker)
+            self.rounds.send(worker)
 
     def lease_ended(self, worker: Worker) -> None:
         """Look after a worker that a caller has given back (an item)."""
         if worker.dead:
             self.bury(worker)
-        elif not worker.serves and self.lender.take(worker):
-            self.staff.move_on(worker)
+        elif (worker.chores or not worker.serves) and self.lender.take(worker):
+            self.rounds.send(worker)
+            if not worker.serves:
+                self.staff.move_on(worker)
 
     def _lease_died(self, reference: Any) -> None:
         """Take back a worker whose caller was torn away by a signal handler that raised."""
@@ -891,6 +931,7 @@ class Collector:
             worker.ping = (task.id, worker.held.next_seq if worker.held is not None else 0)
             worker.ping_is_sent = False
             self._post_ping(worker)
+            self.rounds.send(worker)
         elif worker.dead:
             self.bury(worker)
         else:
@@ -898,6 +939,7 @@ class Collector:
             self.lender.arm(worker)
             if worker.held is not None:
                 worker.answered = worker.held.next_seq
+            self.rounds.send(worker)
             if worker.serves:
                 self.make_hungry(worker)
             else:
@@ -929,14 +971,20 @@ class Collector:
         if task.state == ENDED:
             return
         worker = self._holder(task)
+        if not self.withdraw(task) and worker is not None and task.state != ENDED:
+            self._interrupts.begin(worker, task, is_timeout=False)
+
+    def withdraw(self, task: Task) -> bool:
+        """End a task that no worker has begun; False if one has, or if it has ended (an item)."""
+        worker = None if task.state == ENDED else self._holder(task)
         if worker is not None and worker.held is not None:
             self.take_back(worker, worker.held)
-        if task.state == WAITING:
-            what = f"task {task.id} ({task.job.function_name(task)})"
-            error = TaskCancelled(f"{what} was cancelled before it began.")
-            self.settle_here(task, error, CANCELLED)
-        elif worker is not None and task.state != ENDED:
-            self._interrupts.begin(worker, task, is_timeout=False)
+        if task.state != WAITING:
+            return False
+        what = f"task {task.id} ({task.job.function_name(task)})"
+        error = TaskCancelled(f"{what} was cancelled before it began.")
+        self.settle_here(task, error, CANCELLED)
+        return True
 
     def cancel_direct(self, worker: Worker, task: Task, said: str) -> None:
         """Interrupt a task that a caller had given to a worker himself; he ends it (an item)."""
@@ -986,7 +1034,9 @@ class Collector:
             self.settle_here(task, TaskCancelled(_DRAINED), CANCELLED)
 
     def _is_finished(self) -> bool:
-        return not (self.ledger.open or self.feeds or self.mailbox.items or self.lender.is_lending)
+        if self.ledger.open or self.feeds or self.mailbox.items or self.lender.is_lending:
+            return False
+        return not self.rounds.is_under_way
 
     def terminate(self, error: BaseException) -> None:
         """End everything that has not ended, with an error, and stop the workers (an item)."""
@@ -996,6 +1046,7 @@ class Collector:
     def fail(self, error: BaseException) -> None:
         """End everything that has not ended, and all that will be submitted, with an error."""
         self.failure = error
+        events.pool_failed(self._engine, error)
         self._engine.give_up_changes(error)
         self._end_all(error, FAILED)
 
@@ -1076,7 +1127,11 @@ _DRAINED = "the pool was drained before the task began"
 
 def _may_lend(engine: LocalEngine) -> bool:
     """Tell whether callers may have workers: not where the collector has to see each task."""
-    return engine.maxtasksperchild is None and engine.options.soft_memory is None
+    told = engine.options
+    unseen = (
+        engine.maxtasksperchild is None and told.soft_memory is None and not told.capture_output
+    )
+    return unseen and not engine.lanes  # nor where a caller would block the other lanes
 
 
 def _copy_of(error: BaseException) -> BaseException:

@@ -161,7 +161,13 @@ class Lender:
         elif kind in wire.SEGMENTS:
             kind, value = arrived(kind, body, fds, worker.returned)
         self._settle(task, worker, kind, value, begun, ended, sent)
-        if worker.dead or not worker.serves or collector.ledger.waiting or collector.closing:
+        if (
+            worker.dead
+            or not worker.serves
+            or worker.chores is not None
+            or collector.ledger.waiting
+            or collector.closing
+        ):
             collector.mailbox.put(lambda: collector.lease_ended(worker))
         if worker.stack_takers:
             collector.mailbox.put(self.listen)

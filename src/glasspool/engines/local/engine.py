@@ -28,7 +28,7 @@ from multiprocessing.process import BaseProcess
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from glasspool import registry
-from glasspool.engines.local import account, certificate, interactive, kernel, segments
+from glasspool.engines.local import account, certificate, events, interactive, kernel, segments
 from glasspool.engines.local import scoreboard as sb
 from glasspool.engines.local.account import Account
 from glasspool.engines.local.blackbox import BlackBoxes
@@ -36,10 +36,14 @@ from glasspool.engines.local.callables import Callables
 from glasspool.engines.local.certificate import Coroner
 from glasspool.engines.local.collector import Collector
 from glasspool.engines.local.duty import Duty
+from glasspool.engines.local.environment import Environment
+from glasspool.engines.local.logs import Logs
 from glasspool.engines.local.oom import OomWatch
 from glasspool.engines.local.outbox import OUTBOX_BYTES, Outboxes
+from glasspool.engines.local.outfit import Outfit
 from glasspool.engines.local.processes import MakeProcess, Recipe
 from glasspool.engines.local.rescue import Rescue
+from glasspool.engines.local.rounds import Round
 from glasspool.engines.local.scarcity import Shortage, no_thread
 from glasspool.engines.local.slots import Change
 from glasspool.engines.local.stall import StallWatch
@@ -52,6 +56,7 @@ from glasspool.options import PoolOptions
 
 if TYPE_CHECKING:
     from glasspool.engines.local.cells import Cells
+    from glasspool.engines.local.outputs import Outputs
     from glasspool.engines.local.showing import Showing
     from glasspool.feeding import Feed
     from glasspool.snapshot import DeathCertificate
@@ -82,6 +87,7 @@ class Plan(NamedTuple):
     initargs: tuple[Any, ...]
     made_at: str
     options: PoolOptions = PoolOptions()
+    kind: str = "glasspool.Pool"
 
 
 def _records(size: int) -> int:
@@ -89,16 +95,25 @@ def _records(size: int) -> int:
     return size + max(8, size // 4)
 
 
-def _most_workers(size: int) -> int:
+def _most_workers(size: int, lanes: int) -> int:
     """Return to how many workers a pool can be resized that begins with so many."""
     most = max(MOST, 4 * size)
     limit = kernel.file_size_limit()
+    record_bytes = sb.RECORD_BYTES + lanes * sb.LANE_BYTES
     if limit is not None:
         # The shared memory is files for the kernel: what they may grow to has to fit in.
-        records = min((limit - sb.RECORDS_AT) // sb.RECORD_BYTES, limit // OUTBOX_BYTES)
+        records = min((limit - sb.RECORDS_AT) // record_bytes, limit // OUTBOX_BYTES)
         while most > size and _records(most) > records:
             most -= 1
     return most
+
+
+def _collector(engine: LocalEngine) -> Collector:
+    if not engine.lanes:
+        return Collector(engine)
+    from glasspool.engines.local.laned import LanedCollector  # not before somebody wants some
+
+    return LanedCollector(engine)
 
 
 class Grave(NamedTuple):
@@ -150,6 +165,8 @@ def _grave(board: sb.Board, worker: Worker, replaced: bool) -> Grave:
 class LocalEngine:
     """A local pool without its user interface."""
 
+    is_threads: bool = False  # its workers are processes
+
     def __init__(self, plan: Plan) -> None:
         from glasspool.engines.local.payload import callable_name
 
@@ -157,8 +174,11 @@ class LocalEngine:
         self.number: int = plan.number
         self.pid: int = os.getpid()
         self.size: int = plan.size
+        self.lanes: int = 0 if plan.options.threads == 1 else plan.options.threads
+        self.places: int = plan.size * plan.options.threads  # so many tasks run at once
         self.maxtasksperchild: int | None = plan.maxtasksperchild
         self.made_at: str = plan.made_at
+        self.kind: str = plan.kind
         self.options: PoolOptions = plan.options
         self.start_method: str = str(plan.context.get_start_method())
         self.initializer: str | None = (
@@ -183,7 +203,9 @@ class LocalEngine:
 
             self.cells = cells.of_kernel(self.next_id)
         self.shortage: Shortage = Shortage(plan.name, plan.made_at)
-        self.most: int = _most_workers(plan.size)
+        self.environment: Environment = Environment(plan.options, plan.size)
+        self.shortage.tell = lambda text: events.pool_short(self, text)
+        self.most: int = _most_workers(plan.size, self.lanes)
         with contextlib.ExitStack() as undo:
             self.board: sb.Board = sb.Board.create(
                 plan.name,
@@ -194,6 +216,7 @@ class LocalEngine:
                 command=" ".join(sys.argv),
                 start_method=self.start_method,
                 initializer=self.initializer or "",
+                lanes=self.lanes,
             )
             undo.callback(self.board.close)
             undo.callback(self.board.unlink)
@@ -203,23 +226,37 @@ class LocalEngine:
             undo.callback(self.boxes.close)
             self.black: BlackBoxes = BlackBoxes.create(_records(plan.size), _records(self.most))
             undo.callback(self.black.close)
+            self.logs: Logs = Logs(self, plan.options.forward_logs)
+            undo.callback(self.logs.close)
             self.coroner: Coroner = Coroner(self)
             self.callables: Callables = Callables(self.board.name_call)
+            undo.callback(interactive.end, self.number)
+            interactive.begin(self.number, self.start_method)
+            self.outputs: Outputs | None = None
+            if plan.options.capture_output:
+                from glasspool.engines.local import outputs
+
+                self.outputs = outputs.Outputs(_records(self.most))
+                undo.callback(self.outputs.close)
             recipe = Recipe(
                 plan.context,
                 plan.make_process,
                 self.board,
                 self.boxes,
-                interactive.portable(plan.initializer, self.start_method),
+                plan.initializer,
                 plan.initargs,
                 self.black,
-                interactive.portable(plan.options.finalizer, self.start_method),
+                plan.options.finalizer,
+                Outfit.of(plan.options, plan.size)._replace(
+                    logs=self.logs.sender,
+                    capture=None if self.outputs is None else self.outputs.file,
+                ),
             )
             self.stall: StallWatch = StallWatch(self)
             self.forked_beside: tuple[str, ...] = ()
             self.handler: WorkerHandler = WorkerHandler(self, recipe)
             undo.callback(self.handler.mailbox.close)
-            self.collector: Collector = Collector(self)
+            self.collector: Collector = _collector(self)
             undo.pop_all()
         self.threads: dict[str, threading.Thread] = {}
         self._callbacks: queue.SimpleQueue[Any] = queue.SimpleQueue()
@@ -258,7 +295,6 @@ class LocalEngine:
             Exception: A worker could not be started. The engine has ended then.
         """
         segments.kept.begin(self.number)
-        interactive.begin(self.number, self.start_method)
         trouble = self.handler.serve_on(self.board.socket_file)
         if trouble:
             self.shortage.note("socket", trouble)
@@ -280,6 +316,7 @@ class LocalEngine:
             self.terminate()
             self.done.wait(5.0)
             raise self._start_error
+        events.pool_started(self)
 
     def _first_start(self, slot: int) -> None:
         if self._start_error is None:
@@ -336,6 +373,7 @@ class LocalEngine:
                 "workers share cannot grow beyond that. A pool that is made with more processes "
                 f"can have four times as many: Pool({-(-size // 4)}) and then resize({size})."
             )
+        self.environment.prepare(size)
         change = Change()
         # First noted, then looked whether the pool has ended; at its end it is the other way round.
         self._changes.add(change)
@@ -343,6 +381,7 @@ class LocalEngine:
             if self.done.is_set():
                 raise ValueError("Pool not running")
             self.collector.mailbox.put(lambda: self.collector.staff.resize(size, change))
+            events.pool_resized(self, size)
             # Woken by the collector: by the last start, by a failed one, or at the end of the pool.
             if not change.arranged.wait(START_LIMIT_S):
                 raise GlasspoolError(
@@ -358,6 +397,17 @@ class LocalEngine:
         """Tell whoever waits in ``resize`` that no worker will be started any more."""
         for change in list(self._changes):
             change.give_up(error)
+        self.collector.rounds.give_up(error)
+
+    def run_on_all(self, function: Callable[[], object]) -> Round:
+        """Have every worker call a function once, those that come later, too. Any thread.
+
+        Raises:
+            Exception: The function cannot be pickled.
+        """
+        made = Round(self.next_id(), self.callables.for_job(function))
+        self.collector.mailbox.put(lambda: self.collector.rounds.begin(made, self.size))
+        return made
 
     # Threads --------------------------------------------------------------------------------------
 
@@ -375,6 +425,7 @@ class LocalEngine:
                 self._start_thread(role)
         for showing in self._showing.values():
             showing.resume()
+        self.logs.resume()
 
     def _start_thread(self, role: str) -> None:
         thread = new_thread(lambda: self._serve(role), f"{self.name} {role}")
@@ -473,6 +524,7 @@ class LocalEngine:
                 parked.append(thread.native_id)
         for showing in self._showing.values():  # after the collector, which starts its thread
             parked += showing.park()
+        parked += self.logs.park()
         return parked
 
     def os_name(self, role: str) -> str:
@@ -510,6 +562,8 @@ class LocalEngine:
         for showing in self._showing.values():
             if showing.thread is not None:
                 found[showing.thread] = (("progress",), showing.state)
+        if self.logs.thread is not None:
+            found[self.logs.thread] = (("logs",), self.logs.state)
         return found
 
     # Tasks ----------------------------------------------------------------------------------------
@@ -636,7 +690,7 @@ class LocalEngine:
             if thread is None or thread.ident is None or thread is threading.current_thread():
                 continue
             thread.join(THREAD_GRACE_S)
-        self.join_showing()
+        self.join_words()
 
     # Progress -------------------------------------------------------------------------------------
 
@@ -647,10 +701,11 @@ class LocalEngine:
 
         return self._showing.setdefault("", Showing(self))
 
-    def join_showing(self) -> None:
-        """Wait until the last words of jobs with progress are shown."""
+    def join_words(self) -> None:
+        """Wait until the last words of jobs with progress, and of logs, are out."""
         for showing in self._showing.values():
             showing.join()
+        self.logs.join()
 
     # Workers: told by the worker-handler to the collector, and back -----------------------------------
 
@@ -667,6 +722,8 @@ class LocalEngine:
         ends = self._terminating or self.collector.stopped or worker.dismissed
         grave = _grave(self.board, worker, replaced=worker.stopping and not ends)
         self.graves.append(grave)
+        if worker.stopping or self._terminating:
+            events.worker_ended(self, grave)
         if self.collector.journal is not None:
             self.collector.journal.graves.append(grave)
         self.handler.mailbox.put(lambda: self.handler.release(worker))
@@ -710,6 +767,7 @@ class LocalEngine:
     def worker_ready(self, worker: Worker) -> None:
         """A worker has run the initializer (collector)."""
         self.starts.succeeded()
+        events.worker_started(self, worker)
         if self.start_method != "fork":
             self.handler.mailbox.put(lambda: self.handler.is_ready(worker))
         # Not at once: the worker's first task comes first.
@@ -731,15 +789,20 @@ class LocalEngine:
     def close(self) -> None:
         """Let the pool end when all its work is done. Never blocks."""
         self.collector.mailbox.put(self.collector.close)
+        events.pool_closed(self, "closed")
 
     def terminate(self, why: str = "the pool was terminated") -> None:
         """Let the pool end now; what has not ended is cancelled. Never blocks."""
+        is_first = not self.cut_short and self.is_usable
         self._terminating = self.cut_short = True
         self.collector.mailbox.put(lambda: self.collector.terminate(TaskCancelled(why)))
+        if is_first:
+            events.pool_closed(self, "terminated")
 
     def drain(self) -> None:
         """Let the pool end when what runs has ended; begin nothing more. Never blocks."""
         self.collector.mailbox.put(self.collector.drain)
+        events.pool_closed(self, "drained")
 
     def before_waiting(self) -> None:
         """See to it that the pool can go on while the calling thread waits for it.
@@ -784,6 +847,9 @@ class LocalEngine:
             thread.join(5.0)
         self._callbacks_ended = True
         self._callbacks.put(_END)
+        events.pool_ended(self)
+        self.logs.finish()
+        self._close_outputs()
         self.board.unlink()
         segments.kept.end(self.number)
         interactive.end(self.number)
@@ -807,6 +873,10 @@ class LocalEngine:
             for job in list(self.owed):
                 job.set()
 
+    def _close_outputs(self) -> None:
+        if self.outputs is not None:
+            self.outputs.close()
+
     def discard(self) -> None:
         """Close everything of an engine whose threads do not run."""
         segments.kept.end(self.number)
@@ -814,6 +884,8 @@ class LocalEngine:
         self.handler.drop_first()
         self.handler.finish()
         self.handler.reap()
+        self.logs.close()
+        self._close_outputs()
         self.collector.dispose()
         self.handler.mailbox.close()
         self.boxes.close()
@@ -830,6 +902,8 @@ class LocalEngine:
         self.collector.dispose()
         self.board.close_fd()
         self.black.close()
+        self.logs.close()
+        self._close_outputs()
         fd, self.boxes.fd = self.boxes.fd, -1
         if fd >= 0:
             os.close(fd)

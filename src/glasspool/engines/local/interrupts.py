@@ -5,7 +5,8 @@ not help:
 
 1. An exception is raised in the task: the parent writes the task's number into the scoreboard and sends
    a signal; the worker's handler looks whether that very task still runs, tells where it was, and raises.
-   The caller has his error as soon as that is told, and the worker goes on with the next task.
+   The caller has his error as soon as that is told, and the worker goes on with the next task. Until it is
+   told, the signal is sent again twice.
 2. ``REACT_S`` later (a C loop does not run handlers; a task may catch everything): the caller has his
    error ``DUMP_S`` later at the latest, with the stack that ``faulthandler`` wrote; the worker's other
    tasks are taken back, and its slot gets a new worker.
@@ -25,7 +26,7 @@ import signal
 import time
 from typing import TYPE_CHECKING
 
-from glasspool.engines.local import kernel
+from glasspool.engines.local import events, kernel
 from glasspool.engines.local import scoreboard as sb
 from glasspool.errors import GlasspoolError, TaskCancelled, TaskTimeout
 from glasspool.ledger import CANCELLED, TIMEOUT, Held, Task
@@ -38,6 +39,10 @@ if TYPE_CHECKING:
 
 REACT_S = 0.1
 """So long a task may take to end by an exception, before its worker is replaced."""
+
+KNOCK_AGAIN_S = (0.01, 0.04)
+"""So long after the first signal it is sent again, if the task has not told that it had it: between Python's
+last look at its signals and a system call that waits, one is taken and nobody is woken."""
 
 DUMP_S = 0.05
 """So long a worker that does not react may take to write its stacks down (``blackbox``)."""
@@ -126,7 +131,13 @@ class Interrupts:
             return
         interrupt = worker.interrupt = Interrupt(task, is_timeout)
         self.interrupt(worker, task.seq)
+        for delay_s in KNOCK_AGAIN_S:
+            self._collector.timers.later(delay_s, lambda: self._knock_again(worker, interrupt))
         self._collector.timers.later(REACT_S, lambda: self._resisted(worker, interrupt))
+
+    def _knock_again(self, worker: Worker, interrupt: Interrupt) -> None:
+        if worker.interrupt is interrupt and not (interrupt.settled or worker.buried):
+            _send_signal(worker, kernel.interrupt_signal())
 
     def interrupt(self, worker: Worker, seq: int) -> None:
         """Have an exception raised in a worker's task, if that very task runs when the signal arrives."""
@@ -135,10 +146,14 @@ class Interrupts:
 
     def told(self, worker: Worker, seq: int, body: bytes) -> None:
         """Take a worker's word that it has raised the exception in the task, and where."""
+        interrupt = worker.interrupt
+        if interrupt is not None and interrupt.seq == seq:
+            self._was_told(worker, interrupt, body)
+
+    def _was_told(self, worker: Worker, interrupt: Interrupt, body: bytes) -> None:
         from glasspool.snapshot import Frame
 
-        interrupt = worker.interrupt
-        if interrupt is not None and interrupt.seq == seq and not interrupt.settled:
+        if not interrupt.settled:
             interrupt.stack = tuple(Frame(*frame) for frame in marshal.loads(body))
             self._settle(worker, interrupt, "the exception was raised there")
 
@@ -181,8 +196,14 @@ class Interrupts:
         """End the task, or let it wait for its next attempt."""
         interrupt.settled = True
         task = interrupt.task
+        if self._engine.outputs is not None:
+            self._engine.outputs.rescue(worker, task)
         error = self._error(worker, interrupt, note)
         task.attempts += 1
+        name = "timeout" if interrupt.is_timeout else "cancelled"
+        said = "ran out of time" if interrupt.is_timeout else "was cancelled while it ran"
+        level = events.WARNING if interrupt.is_timeout else events.INFO
+        events.task_event(self._engine, level, f"task.{name}", said, task, worker)
         if interrupt.is_timeout and self._collector.may_retry(task, type(error)):
             self._collector.retry(worker, task)
             return

@@ -72,6 +72,7 @@ class Noted(NamedTuple):
     ended_ns: int
     boxed_ns: int
     received_ns: int
+    lane: int = 0
 
 
 class NotedSpan(NamedTuple):
@@ -258,6 +259,7 @@ class Journal:
             ended_ns=ended_ns,
             boxed_ns=boxed,
             received_ns=now_ns,
+            lane=0 if worker is None else worker.lane,
         )
         self.rows.append(row)
         next(self._tickets)

@@ -14,6 +14,7 @@ Invariants:
 
 from __future__ import annotations
 
+import itertools
 import time
 from typing import TYPE_CHECKING
 
@@ -36,6 +37,7 @@ class Lookout:
     def __init__(self, collector: Collector, engine: LocalEngine) -> None:
         self._collector = collector
         self._engine = engine
+        self._lanes = engine.options.threads  # so many tasks of a worker run at once
         self.look_at: float | None = None  # on the monotonic clock
         # All and perhaps more than the workers that hold more than one task: those to look after.
         self._ahead: dict[Worker, None] = {}
@@ -45,7 +47,7 @@ class Lookout:
 
     def sent(self, worker: Worker, held: Held) -> None:
         """Note that a worker was sent tasks."""
-        if len(held) > 1:
+        if len(held) > self._lanes:
             self._ahead[worker] = None
         self.arm(held)
 
@@ -55,7 +57,7 @@ class Lookout:
 
     def arm(self, held: Held) -> None:
         """See to it that a worker is looked at soon which holds more than one task."""
-        if self.look_at is None and len(held) > 1:
+        if self.look_at is None and len(held) > self._lanes:
             self.look_at = time.monotonic() + LOOK_EVERY_S
 
     def look_soon(self) -> None:
@@ -75,7 +77,7 @@ class Lookout:
         again = False
         for worker in list(self._ahead):
             held = worker.held
-            if held is None or len(held) < 2:
+            if held is None or len(held) <= self._lanes:
                 del self._ahead[worker]
                 continue
             if worker.stuck:
@@ -88,7 +90,7 @@ class Lookout:
             worker.stuck = len(held) == before and self._is_long(worker, held, now)
             again = again or not worker.stuck
         self.look_at = time.monotonic() + LOOK_EVERY_S if again else None
-        if self._collector.lender.idle and not self._collector.ledger.waiting:
+        if self._collector.has_free() and not self._collector.ledger.waiting:
             self.relieve()
 
     def _is_long(self, worker: Worker, held: Held, now: int) -> bool:
@@ -96,6 +98,10 @@ class Lookout:
 
         Until then it has to be looked at: it may be about to box short results in silence.
         """
+        if self._engine.lanes:
+            running = self._engine.board.running(worker.record)
+            long = sum(now - entry.begun_ns > LOOK_AFTER_NS for entry in running)
+            return long == self._lanes
         first = next(iter(held.tasks.values()), None)
         if first is None:
             return False
@@ -107,7 +113,7 @@ class Lookout:
         victim: Worker | None = None
         most = 0.0
         for worker in list(self._ahead):
-            unbegun = len(worker.held) - 1 if worker.held is not None else 0
+            unbegun = len(worker.held) - self._lanes if worker.held is not None else 0
             if unbegun > 0:
                 weight = unbegun * (1000.0 if worker.stuck else 1.0)
                 if weight > most:
@@ -118,7 +124,7 @@ class Lookout:
             return
         newest = next(reversed(victim.held.tasks.values()))
         pace = None if victim.stuck else self._collector.pace.get(newest.call)
-        if batching.worth_taking_back(pace, len(victim.held) - 1):
+        if batching.worth_taking_back(pace, len(victim.held) - self._lanes):
             self._collector.take_back(victim, victim.held)
             self._collector.hand_out()
 
@@ -141,12 +147,15 @@ class Lookout:
             held = worker.held
             if held is None or not held.tasks or worker.interrupt is not None:
                 continue
-            first = next(iter(held.tasks.values()))
-            if self._engine.board.has_begun(worker.record, first.seq):
+            # Those that could have begun: one in each lane.
+            first = list(itertools.islice(held.tasks.values(), self._lanes))
+            if all(self._engine.board.has_begun(worker.record, task.seq) for task in first):
                 continue
             is_late = worker.mine and now - worker.heard_ns > BEGIN_LIMIT_S * 1e9
-            if is_late and self._collector.lender.idle:
+            if is_late and self._collector.has_free(but=worker):
                 self._collector.take_back(worker, held)
+                if self._engine.lanes:  # it may have had room
+                    self._collector.pass_over(worker)  # until something is heard of it
             else:
                 is_waiting = True
         if is_waiting:

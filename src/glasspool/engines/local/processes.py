@@ -9,6 +9,7 @@ import contextlib
 import errno
 import itertools
 import os
+import pickle
 import signal
 import socket
 import time
@@ -19,10 +20,18 @@ from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-from glasspool.engines.local import channel, kernel, worker
+from glasspool.engines.local import (
+    channel,
+    environment,
+    interactive,
+    kernel,
+    main_guard,
+    worker,
+)
 from glasspool.engines.local import scoreboard as sb
 from glasspool.engines.local.blackbox import BlackBoxes
 from glasspool.engines.local.outbox import Outboxes
+from glasspool.engines.local.outfit import Outfit
 from glasspool.engines.local.scoreboard import Board
 from glasspool.engines.local.template import Order, Template
 from glasspool.engines.local.worker import Setup
@@ -45,7 +54,8 @@ class Recipe:
         initializer: Callable[..., object] | None,
         initargs: tuple[Any, ...],
         black: BlackBoxes,
-        finalizer: Callable[[], object] | None = None,
+        finalizer: Callable[[], object] | None,
+        outfit: Outfit,
     ) -> None:
         self.context = context
         self.start_method: str = str(context.get_start_method())
@@ -55,6 +65,9 @@ class Recipe:
         self.initializer = initializer
         self.initargs = initargs
         self.finalizer = finalizer
+        self.outfit = outfit
+        # Whether what workers start with may have to be.
+        self.by_value: bool = bool(interactive.known)
         self._make_process = make_process
 
     def process(self, end: socket.socket | None, setup: Setup | None) -> BaseProcess:
@@ -67,23 +80,43 @@ class Recipe:
                 board,
                 self.boxes,
                 setup,
-                self.initializer,
-                self.initargs,
+                self._packed(self.initializer),
+                self._packed(self.initargs),
                 self.black,
-                self.finalizer,
+                self._packed(self.finalizer),
+                self.outfit,
             )
         made = self._make_process(self.context, target=worker.main, args=arguments)
         made.name = made.name.replace("Process", "PoolWorker")
         made.daemon = True
         return made
 
+    def _packed(self, value: Any) -> Any:
+        if self.start_method == "fork" or not self.by_value or not value:
+            return value
+        return interactive.Packed(value)
+
+    def parts(self) -> list[tuple[str, Any]]:
+        """Return what a worker starts with of the user's, with words for it."""
+        named = [("the initializer", self.initializer), ("the finalizer", self.finalizer)]
+        named += [(f"argument {n} of initargs", v) for n, v in enumerate(self.initargs, 1)]
+        return named
+
 
 class TemplateStarter:
     """Starts workers through a template (start method fork)."""
 
-    def __init__(self, recipe: Recipe, title: str, orders: Sequence[Order] = ()) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        title: str,
+        orders: Sequence[Order] = (),
+        prepare: Callable[[], object] = int,
+    ) -> None:
         self._recipe = recipe
-        self.template: Template = Template.fork(self._boot, title, recipe.board.unlink, orders)
+        self.template: Template = Template.fork(
+            self._boot, title, recipe.board.unlink, orders, prepare
+        )
 
     def start(self, token: int, setup: Setup, end: socket.socket) -> BaseProcess:
         """Ask for a worker; the template's report tells its pid."""
@@ -144,13 +177,24 @@ class ContextStarter:
         Raises:
             Exception: The initializer or its arguments cannot be pickled, or no process can be had.
         """
-        made = self._recipe.process(end, setup._replace(born_ns=time.monotonic_ns()))
+        made = self._recipe.process(end, setup._replace(born_ns=time.monotonic_ns(), env=()))
+        name = made.name
         _check_descriptors(end.fileno())
+        made.name = main_guard.MarkedName(environment.Carrier(name, setup.env))
         try:
             made._popen = made._Popen(made)  # type: ignore[attr-defined]
+        except (pickle.PicklingError, AttributeError, TypeError) as error:
+            if not self._recipe.by_value:  # lambdas, and what is defined in functions
+                self._recipe.by_value = True
+                return self.start(token, setup, end)
+            from glasspool import unpicklable  # not before something cannot be pickled
+
+            raise unpicklable.explained(error, self._recipe.parts()) from None
         except (EOFError, ConnectionError):
             # The fork server has ended, as it does when it cannot fork or open what it needs.
             raise OSError(errno.EAGAIN, "the fork server could not start a process") from None
+        finally:
+            made.name = name
         made._sentinel = made._popen.sentinel  # type: ignore[attr-defined]
         del made._target, made._args, made._kwargs  # type: ignore[attr-defined]
         return made

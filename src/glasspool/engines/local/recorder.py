@@ -27,7 +27,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from glasspool.engines.local import blackbox, kernel
-from glasspool.engines.local.blackbox import LOG, LOG_AT, LOG_SLOTS, OUTPUT_AT, OUTPUT_BYTES
+from glasspool.engines.local.blackbox import LOG, LOG_BYTES, LOG_SLOTS, OUTPUT_AT, OUTPUT_BYTES
+from glasspool.engines.local.scoreboard import reserve_memory
 
 if TYPE_CHECKING:
     import logging
@@ -80,6 +81,12 @@ def note_output(text: str) -> None:
         _current.note_output(text)
 
 
+def note_log(record: logging.LogRecord) -> None:
+    """Copy a record that did not come to handlers here."""
+    if _current is not None:
+        _current._note_record(record)
+
+
 def look_for_logging() -> None:
     """Follow the log lines of this process as soon as there can be any."""
     global awaits_logging
@@ -94,13 +101,14 @@ class Recorder:
     def __init__(self, boxes: blackbox.BlackBoxes, record: int, had: bool) -> None:
         start = record * blackbox.RING_BYTES
         self.had = had
-        self.pid = os.getpid()
+        self.pid: int = os.getpid()
         self._file = boxes.fd
         self._trace_at = boxes.traces_at(record)
         self._memory = mmap.mmap(boxes.fd, boxes.count * blackbox.RING_BYTES)
         view = memoryview(self._memory)[start : start + blackbox.RING_BYTES]
         self._words = view[:64].cast("Q")
-        self._log = view[LOG_AT : LOG_AT + LOG_SLOTS * LOG.size]
+        self._log_at = boxes.logs_at(record)
+        self._log: mmap.mmap | None = None
         self._output = view[OUTPUT_AT:]
         self._written = 0
         self._next_line: Callable[[], int] = itertools.count(1).__next__
@@ -136,6 +144,8 @@ class Recorder:
         """Copy each record that a logger passes to its handlers, after they have had it."""
         import logging
 
+        if not self.reserve_log():
+            return
         call_handlers = logging.Logger.callHandlers
         note = self._note_record
 
@@ -146,7 +156,18 @@ class Recorder:
         self._call_handlers, self._follower = call_handlers, followed_handlers
         logging.Logger.callHandlers = followed_handlers  # type: ignore[method-assign]
 
+    def reserve_log(self) -> bool:
+        """Have room for log lines; False if there is none, or a task has closed the descriptor."""
+        try:
+            reserve_memory(self._file, self._log_at, LOG_BYTES)
+            self._log = mmap.mmap(self._file, LOG_BYTES, offset=self._log_at)
+        except (OSError, ValueError):
+            return False
+        return True
+
     def _note_record(self, record: logging.LogRecord) -> None:
+        if self._written < 0 or self._log is None:
+            return  # a fork, whose logger calls somebody who calls us
         try:
             text = f"{record.levelname} {record.name}: {_message(record)}"
             line = text[:_LINE].replace("\n", "\\n").encode("utf-8", "replace")

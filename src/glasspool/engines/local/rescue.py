@@ -17,6 +17,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
+from glasspool.engines.local import events
 from glasspool.engines.local.workers import new_thread
 from glasspool.errors import GlasspoolError
 
@@ -95,6 +96,7 @@ class Rescue:
 
     def _succeeded(self) -> None:
         self._engine.shortage.over("template")
+        events.template_replaced(self._engine)
         self._engine.handler.template_is_back()
 
     def _failed(self, error: Exception) -> None:

@@ -29,40 +29,46 @@ Said: TypeAlias = "tuple[float, float | None]"
 
 def look(engine: LocalEngine, job: Any) -> Running:
     """Return how many tasks of a job run, how far they are inside, and which has run longest."""
+    if engine.is_threads:
+        from glasspool.engines.threads import telling
+
+        return telling.look(engine, job)  # type: ignore[arg-type]  # not a local one then
     running, partial = 0, 0.0
     oldest: tuple[int, Worker, Task, int, Said | None] | None = None
     try:
         for worker in list(engine.collector.workers.values()):
-            found = _current(engine.board, worker)
-            if found is None or found[0].owner is not job:
-                continue
-            task, begun_ns = found
-            item = _item(engine.board, worker, task)
-            said = engine.board.progress(worker.record, task.seq)
-            running += 1
-            partial += item + (fraction(*said) if said is not None else 0.0)
-            if oldest is None or begun_ns < oldest[0]:
-                oldest = begun_ns, worker, task, item, said
+            for task, begun_ns in _current(engine.board, worker):
+                if task.owner is not job:
+                    continue
+                item = _item(engine.board, worker, task)
+                said = engine.board.progress(worker.record, task.seq)
+                running += 1
+                partial += item + (fraction(*said) if said is not None else 0.0)
+                if oldest is None or begun_ns < oldest[0]:
+                    oldest = begun_ns, worker, task, item, said
     except ValueError:  # the pool has ended meanwhile, and its scoreboard with it
         return Running()
     return Running(running, partial, _slow(oldest) if oldest is not None else None)
 
 
-def _current(board: sb.Board, worker: Worker) -> tuple[Task, int] | None:
-    """Return the task that a worker runs, and when it began it."""
+def _current(board: sb.Board, worker: Worker) -> list[tuple[Task, int]]:
+    """Return the tasks that a worker runs, and when it began them."""
     held = worker.held
     if held is None or not held.tasks or worker.dead:
-        return None
+        return []
+    if board.lanes:
+        running = [(held.tasks.get(entry.task), entry) for entry in board.running(worker.record)]
+        return [(t, e.begun_ns) for t, e in running if t is not None and t.seq == e.seq]
     tasks = list(held.tasks.values())
     # What has begun comes before what has not.
     begun = bisect_left(tasks, True, key=lambda task: not board.has_begun(worker.record, task.seq))
     if not begun:
-        return None
+        return []
     task = tasks[begun - 1]
     entry = board.entry(worker.record, task.seq)
     if entry is None or entry.ended_ns or entry.task != task.id:
-        return None
-    return task, entry.begun_ns
+        return []
+    return [(task, entry.begun_ns)]
 
 
 def _item(board: sb.Board, worker: Worker, task: Task) -> int:
@@ -70,7 +76,8 @@ def _item(board: sb.Board, worker: Worker, task: Task) -> int:
     if task.items == 1:
         return 0
     # For a moment the word may still be that of the chunk before.
-    return min(board.word(worker.record, sb.W_ITEM) & sb.ITEM_MASK, task.items - 1)
+    word = board.words[board.place(worker.record, task.seq) + sb.W_ITEM]
+    return min(word & sb.ITEM_MASK, task.items - 1)
 
 
 def _slow(oldest: tuple[int, Worker, Task, int, Said | None]) -> Slow:

@@ -11,6 +11,7 @@ import contextlib
 import errno
 import os
 import warnings
+from collections.abc import Callable
 
 from glasspool.errors import GlasspoolError
 
@@ -32,6 +33,7 @@ class Shortage:
         self._pool = pool
         self._made_at = made_at
         self._tries: dict[str, int] = {}
+        self.tell: Callable[[str], None] = lambda text: None  # hears of the first try that failed
 
     def note(self, key: str, text: str) -> None:
         """Say something in ``inspect()`` until ``over`` is told the same key."""
@@ -46,6 +48,8 @@ class Shortage:
         pause_s: float = min(FIRST_PAUSE_S * 2 ** (min(tries, 20) - 1), LONGEST_PAUSE_S)
         why = f"{what} cannot be started ({reason(error)})"
         self.notes[key] = f"{why}; tried {tries} times, the next try after {pause_s:.1f} s"
+        if tries == 1:
+            self.tell(f"{why}; it is tried again")
         if tries == 1 and len(self._tries) == 1:
             self._warn(f"{self._pool}: {why}; it is tried again, with growing pauses.")
         return pause_s

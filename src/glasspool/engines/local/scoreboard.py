@@ -13,6 +13,9 @@ Layout (offsets in bytes; ``docs/internals/scoreboard.md`` has the reasons)::
              0     64 words, named by the constants W_*
              512   threads: THREADS entries of 64 bytes: native id, ident, task, name
              2560  ring: RING entries of 64 bytes: what task SEQ of this worker was, and how it went
+    then   lanes of workers that have several: for each record, LANES of it one after the other, LANE_BYTES
+           each: 56 words, named by the same W_*, then the ring entry of the task that runs there, with
+           ``seq + 1`` 0 while none does
 
 A ring entry is ``task id, call | lane << 32, begun_ns, ended_ns, seq + 1, bytes | status << 56, called_ns,
 boxed_ns``. The first five words are written in this order when the task begins, the others and then
@@ -41,7 +44,7 @@ from glasspool.engines.local import kernel
 if TYPE_CHECKING:
     from pathlib import Path
 
-MAGIC = b"GLSPOOL\x02"
+MAGIC = b"GLSPOOL\x03"
 HEADER = struct.Struct("<8s15Q")
 HEADER_BYTES = 4096
 TEXT_AT = 512
@@ -63,6 +66,10 @@ REBUILDING = 1 << 63
 """In the top bit of ``called_ns``, which is ``begun_ns`` then: the arguments are being rebuilt."""
 THREAD = struct.Struct("<3Q40s")
 RECORD_BYTES = RING_AT + RING * ENTRY.size
+LANE_WORDS = 64
+LANE_BYTES = LANE_WORDS * 8
+LANE_ENTRY = LANE_WORDS - ENTRY_WORDS
+"""Where the entry of the running task is among the words of a lane."""
 
 # The words of a record. The worker writes them, but for W_SKIP_UNTIL and W_INTERRUPT (1 + the number of
 # the task that is to be interrupted), which are the parent's.
@@ -238,7 +245,8 @@ class Header(NamedTuple):
     """What the first page says of the pool.
 
     ``size`` is the number of slots. The first ``records`` records are in use, the file has room for
-    ``capacity``; beyond the former there is no memory, so they are not to be touched.
+    ``capacity``; beyond the former there is no memory, so they are not to be touched. ``lanes`` is how
+    many lanes each worker has; 0 where the tasks run in its main thread.
     """
 
     pid: int
@@ -253,6 +261,7 @@ class Header(NamedTuple):
     start_method: str
     initializer: str
     capacity: int
+    lanes: int = 0
 
 
 class ThreadEntry(NamedTuple):
@@ -267,7 +276,8 @@ class ThreadEntry(NamedTuple):
 class Entry(NamedTuple):
     """One task in the ring of a worker. ``ended_ns`` is 0 while it runs.
 
-    ``called_ns`` and ``boxed_ns`` are 0 where they were not measured, or are still to come.
+    ``called_ns`` and ``boxed_ns`` are 0 where they were not measured, or are still to come;
+    ``is_rebuilding`` while it runs: its arguments are being rebuilt.
     """
 
     seq: int
@@ -280,6 +290,7 @@ class Entry(NamedTuple):
     status: int
     called_ns: int = 0
     boxed_ns: int = 0
+    is_rebuilding: bool = False
 
 
 class Board:
@@ -289,6 +300,7 @@ class Board:
         self.fd: int = fd  # the maker's, to reserve memory by; -1 everywhere else
         self.file = path
         self.header: Header = header
+        self.lanes: int = header.lanes
         self.trouble: str | None = None
         self.memory = memory
         self.view: memoryview[int] = memoryview(memory)
@@ -307,10 +319,12 @@ class Board:
         command: str = "",
         start_method: str = "",
         initializer: str = "",
+        lanes: int = 0,
     ) -> Board:
         """Make the file of a new pool and map it.
 
-        There is memory for ``records`` records; ``reserve`` adds more, up to ``capacity``.
+        There is memory for ``records`` records; ``reserve`` adds more, up to ``capacity``. Each has
+        ``lanes`` lanes.
         If that is impossible in the folder of this user, it is made in another one (``folders``), or
         as a last resort without a name; ``trouble`` says so.
 
@@ -321,7 +335,7 @@ class Board:
         may_be_nameless = start_method == "fork"  # any other worker has to find it
         path, memory, fd, trouble = _make_somewhere(
             f"{name}.{os.getpid()}.board",
-            RECORDS_AT + capacity * RECORD_BYTES,
+            RECORDS_AT + capacity * (RECORD_BYTES + lanes * LANE_BYTES),
             RECORDS_AT + records * RECORD_BYTES,
             may_be_nameless,
         )
@@ -338,10 +352,17 @@ class Board:
             start_method=start_method,
             initializer=initializer,
             capacity=capacity,
+            lanes=lanes,
         )
         _write_header(memory, header)
         board = cls(path, memory, header, fd)
         board.trouble = trouble
+        try:
+            board._reserve_lanes(0, records)
+        except BaseException:
+            board.unlink()
+            board.close()
+            raise
         return board
 
     @classmethod
@@ -449,8 +470,14 @@ class Board:
         if record >= self.header.records:
             if self.file:  # else it is memory without a file, of which a process has enough or ends
                 reserve_memory(self.fd, RECORDS_AT + record * RECORD_BYTES, RECORD_BYTES)
+                self._reserve_lanes(record, 1)
             self.header = self.header._replace(records=record + 1)
             self.words[_RECORDS_WORD] = record + 1
+
+    def _reserve_lanes(self, record: int, count: int) -> None:
+        if self.lanes and self.file:
+            size = count * self.lanes * LANE_BYTES
+            reserve_memory(self.fd, self.lane(record, 0) * 8, size)
 
     def set_size(self, size: int) -> None:
         """Write down how many slots the pool has from now on. Only the maker calls it."""
@@ -482,6 +509,11 @@ class Board:
         """Return the offset of a record's ring, in bytes."""
         return RECORDS_AT + record * RECORD_BYTES + RING_AT
 
+    def lane(self, record: int, lane: int) -> int:
+        """Return the offset of a lane, in words."""
+        lanes_at = RECORDS_AT + self.header.capacity * RECORD_BYTES
+        return (lanes_at + (record * self.lanes + lane) * LANE_BYTES) // 8
+
     def word(self, record: int, which: int) -> int:
         """Read one word of a record."""
         return self.words[self.base(record) + which]
@@ -494,35 +526,61 @@ class Board:
         """Wipe a record for its next worker. Only the parent calls it, when no worker has it."""
         start = RECORDS_AT + record * RECORD_BYTES
         self.view[start : start + RECORD_BYTES] = bytes(RECORD_BYTES)
+        if self.lanes:
+            start, size = self.lane(record, 0) * 8, self.lanes * LANE_BYTES
+            self.view[start : start + size] = bytes(size)
 
     def has_begun(self, record: int, seq: int) -> bool:
         """Tell whether the worker has begun (or skipped) its task number ``seq``."""
-        return self._seq_word(record, seq) == seq + 1
+        found = self._seq_word(record, seq)
+        # In the place of one that began long ago, and may still run in its lane, is a later one.
+        return found == seq + 1 or (found > seq and self.lanes > 0)
 
     def _seq_word(self, record: int, seq: int) -> int:
         return self.words[(self.ring(record) + seq % RING * ENTRY.size) // 8 + E_SEQ]
 
     def entry(self, record: int, seq: int) -> Entry | None:
-        """Read the ring entry of task ``seq``; None if it has not begun or was overwritten."""
+        """Read the ring entry of task ``seq``; None if it has not begun or was overwritten.
+
+        One that was overwritten is read from its lane, if it still runs there.
+        """
         at = self.ring(record) + seq % RING * ENTRY.size
-        task, call, begun, ended, marked, size, called, boxed = ENTRY.unpack_from(self.view, at)
-        if marked != seq + 1:
-            return None
-        if self._seq_word(record, seq - 1) == seq + RING:
-            return None  # the next begin overwrites this entry, and may be doing so
-        return Entry(
-            seq=seq,
-            task=task,
-            call=call & 0xFFFFFFFF,
-            lane=call >> 32,
-            begun_ns=begun,
-            ended_ns=ended,
-            bytes=size & ITEM_MASK,
-            status=size >> 56,
-            # Older than the begin: an earlier task's.
-            called_ns=called if begun <= called < REBUILDING else 0,
-            boxed_ns=boxed if 0 < ended <= boxed else 0,
-        )
+        words = ENTRY.unpack_from(self.view, at)
+        # The next begin overwrites an entry of which the one before it has been, and may be doing so.
+        if words[E_SEQ] != seq + 1 or self._seq_word(record, seq - 1) == seq + RING:
+            if not self.lanes:
+                return None
+            return next((entry for entry in self.running(record) if entry.seq == seq), None)
+        return _entry(words)
+
+    def _in_lane(self, record: int, lane: int) -> Entry | None:
+        """Return the task that runs in a lane, or None."""
+        at = self.lane(record, lane) + LANE_ENTRY
+        for _ in range(3):  # as long as it is written while we read
+            marked = self.words[at + E_SEQ]
+            words = ENTRY.unpack_from(self.view, at * 8)
+            if marked == words[E_SEQ] == self.words[at + E_SEQ]:
+                return _entry(words) if marked else None
+        return None
+
+    def running(self, record: int) -> list[Entry]:
+        """Return the tasks that the worker runs now, of each lane the one that it has."""
+        if not self.lanes:
+            entry = self.current(record)
+            return [] if entry is None else [entry]
+        lanes = (self._in_lane(record, lane) for lane in range(self.lanes))
+        return [entry for entry in lanes if entry is not None]
+
+    def place(self, record: int, seq: int) -> int:
+        """Return the offset, in words, of what is noted of the running task ``seq`` besides its entry.
+
+        That is W_ITEM and the progress: of its lane, if the worker has some, else of the record.
+        """
+        for lane in range(self.lanes):
+            at = self.lane(record, lane)
+            if self.words[at + LANE_ENTRY + E_SEQ] == seq + 1:
+                return at
+        return self.base(record)
 
     def entries(self, record: int, first: int, last: int) -> list[Entry]:
         """Read the ring entries of tasks from ``first`` to ``last``, without those that were overwritten.
@@ -608,7 +666,7 @@ class Board:
 
     def progress(self, record: int, seq: int) -> tuple[float, float | None] | None:
         """Return what task ``seq`` last said of how far it is, or the item of it that runs now."""
-        at = self.base(record)
+        at = self.place(record, seq)
         for _ in range(3):  # as long as it is written while we read
             marked, item = self.words[at + W_PROGRESS_SEQ], self.words[at + W_PROGRESS_ITEM]
             done, total = PROGRESS.unpack_from(self.view, (at + W_PROGRESS_DONE) * 8)
@@ -650,6 +708,24 @@ class Board:
             return "?"
         start = HEADER_BYTES + number * CALL_BYTES
         return _text(bytes(self.view[start : start + CALL_BYTES])) or "?"
+
+
+def _entry(words: tuple[int, ...]) -> Entry:
+    task, call, begun, ended, marked, size, called, boxed = words
+    return Entry(
+        seq=marked - 1,
+        task=task,
+        call=call & 0xFFFFFFFF,
+        lane=call >> 32,
+        begun_ns=begun,
+        ended_ns=ended,
+        bytes=size & ITEM_MASK,
+        status=size >> 56,
+        # Older than the begin: an earlier task's.
+        called_ns=called if begun <= called < REBUILDING else 0,
+        boxed_ns=boxed if 0 < ended <= boxed else 0,
+        is_rebuilding=called == begun | REBUILDING,
+    )
 
 
 def _as_progress(done: float, total: float) -> tuple[float, float | None] | None:
@@ -784,12 +860,13 @@ def _write_header(memory: mmap.mmap, header: Header) -> None:
         header.records,
         header.made_ns,
         header.capacity,
+        header.lanes,
     ]
     HEADER.pack_into(memory, 0, MAGIC, *numbers, *[0] * (15 - len(numbers)))
 
 
 def _read_header(path: str, memory: mmap.mmap) -> Header:
-    magic, pid, ticks, size, records, made_ns, capacity, *_ = HEADER.unpack_from(memory, 0)
+    magic, pid, ticks, size, records, made_ns, capacity, lanes, *_ = HEADER.unpack_from(memory, 0)
     if magic[:7] != MAGIC[:7]:
         raise BadBoard(path, "not a scoreboard of glasspool")
     if magic != MAGIC:
@@ -797,13 +874,13 @@ def _read_header(path: str, memory: mmap.mmap) -> Header:
     if not 0 < pid < 1 << 31:
         raise BadBoard(path, f"damaged: no process can have the number {pid}")
     fits = 0 < size <= capacity and 0 < records <= capacity
-    if not fits or len(memory) != RECORDS_AT + capacity * RECORD_BYTES:
+    if not fits or len(memory) != RECORDS_AT + capacity * (RECORD_BYTES + lanes * LANE_BYTES):
         raise BadBoard(path, "damaged: its size does not fit its header")
     texts = {
         field: _text(memory[TEXT_AT + i * _TEXT_BYTES : TEXT_AT + (i + 1) * _TEXT_BYTES])
         for i, field in enumerate(_TEXTS)
     }
-    return Header(pid, ticks, size, records, made_ns, **texts, capacity=capacity)
+    return Header(pid, ticks, size, records, made_ns, **texts, capacity=capacity, lanes=lanes)
 
 
 def _cut(text: str, limit: int) -> bytes:

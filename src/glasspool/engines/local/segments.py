@@ -395,9 +395,9 @@ def new_file() -> int:
         return os.dup(file.fileno())
 
 
-census = Census()
-forks = _Forks()
-kept = Kept()
+census: Census = Census()
+forks: _Forks = _Forks()
+kept: Kept = Kept()
 
 if hasattr(os, "register_at_fork"):
     # Noted twice: a mapping that is made between the first note and the fork is inherited as well.

@@ -135,10 +135,12 @@ class Staff:
             change.give_up(self._collector.failure or ValueError("Pool not running"))
             return
         self._engine.size = size
+        self._engine.places = size * self._engine.options.threads
         self._engine.board.set_size(size)
         if size < self.slots.size:
             for worker in self.slots.shrink(size):
                 self._dismiss(worker)
+            self._collector.rounds.limit(size)
             change.arranged.set()
             return
         needed, staying = self.slots.grow(size, change)
@@ -222,8 +224,16 @@ class Staff:
             worker.stop_is_watched = True
             self._engine.stop_worker(worker, hard=False)
 
-    def condemn(self, worker: Worker) -> None:
-        """Give a worker up that does not let go of its task: its other tasks and its slot go on."""
+    def condemn(
+        self,
+        worker: Worker,
+        why: str = "was stopped by the pool, because its task resisted",
+        stops: bool = True,
+    ) -> None:
+        """Give a worker up that does not let go of its task: its other tasks and its slot go on.
+
+        ``stops``: it is told to leave as soon as it can; else whoever calls this tells it later.
+        """
         self._collector.pass_over(worker)
         if worker.held is not None:
             self._collector.take_back(worker, worker.held)
@@ -232,6 +242,7 @@ class Staff:
             self.vacate(worker)
             if worker.wanted:  # else its successor has been asked for, or the pool is smaller now
                 self._engine.retired(worker)
-        worker.end_reason = "was stopped by the pool, because its task resisted"
+        worker.end_reason = why
         worker.stop_is_watched = True  # it has a ladder of its own
-        self.post_stop(worker)
+        if stops:
+            self.post_stop(worker)

@@ -176,6 +176,7 @@ class StallWatch:
             worker.ready,
             board.word(record, sb.W_STATE),
             board.word(record, sb.W_ITEM),
+            _of_lanes(board, record),
             None if first is None else first.id,
             begun,
         )
@@ -188,3 +189,10 @@ class StallWatch:
             more_s = total_s - self._used.get(key, total_s)
             shares[key] = more_s / elapsed_s if more_s > LEAST_S else 0.0
         return shares
+
+
+def _of_lanes(board: sb.Board, record: int) -> tuple[int, ...]:
+    """Return what moves in the lanes of a worker: which task each has, and which item of it."""
+    words, entry = board.words, sb.LANE_ENTRY + sb.E_SEQ
+    lanes = [board.lane(record, lane) for lane in range(board.lanes)]
+    return tuple(words[at + offset] for at in lanes for offset in (entry, sb.W_ITEM))

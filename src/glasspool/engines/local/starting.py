@@ -14,7 +14,7 @@ import signal
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from glasspool.engines.local import kernel, outcome
+from glasspool.engines.local import kernel, main_guard, outcome
 from glasspool.engines.local import scoreboard as sb
 from glasspool.errors import InitializerFailed, WorkerDied
 
@@ -60,8 +60,9 @@ class Starts:
             return  # told by message and found in the outbox
         worker.init_failed = True
         engine = self._engine
+        what = engine.collector.rounds.failed(worker) or f"the initializer {engine.initializer}"
         error = InitializerFailed(
-            f"the initializer {engine.initializer} of {engine.name} raised in its workers.\n"
+            f"{what} of {engine.name} raised in its workers.\n"
             f"The worker's traceback:\n{outcome.text_of(body)}"
         )
         try:
@@ -78,12 +79,22 @@ class Starts:
         if worker.overdue is not None:
             self._failed(worker, worker.overdue)
             return
+        if worker.exitcode == main_guard.EXIT_CODE and self._engine.start_method != "fork":
+            self._lacks_guard()
+            return
         error = InitializerFailed(
             f"worker {worker.slot} (pid {worker.pid}) {describe_exit(worker.exitcode)} "
             f"while it {self._what(worker)}."
         )
         error.__cause__ = death
         self._failed(worker, error, killed=self._has_succeeded)
+
+    def _lacks_guard(self) -> None:
+        """Fail at once: every worker would end so."""
+        engine = self._engine
+        if engine.collector.failure is None:
+            text = main_guard.story(engine.name, engine.start_method, engine.made_at)
+            engine.collector.fail(InitializerFailed(text))
 
     def _failed(self, worker: Worker, error: InitializerFailed, killed: bool = False) -> None:
         engine, slot = self._engine, worker.slot
@@ -103,6 +114,9 @@ class Starts:
         return max(FAILURES, size + min(size, SECOND_TRIES))
 
     def _what(self, worker: Worker) -> str:
+        round_ = self._engine.collector.rounds.failed(worker)
+        if round_ is not None:
+            return f"ran {round_}"
         if self._engine.initializer and self._state(worker) != sb.STARTING:
             return f"ran the initializer {self._engine.initializer}"
         return "started"
@@ -142,6 +156,7 @@ class Starts:
             not worker.ending
             and worker.token in self._engine.handler.workers
             and self._state(worker) in (sb.STARTING, sb.INITIALIZING)
+            and worker.initialized_ns is None  # else it makes a round, between two tasks
         )
 
     def _kill(self, worker: Worker, limit_s: float, where: str) -> None:

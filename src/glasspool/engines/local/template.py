@@ -72,11 +72,13 @@ class Template:
         title: str,
         orphaned: Callable[[], None],
         orders: Sequence[Order] = (),
+        prepare: Callable[[], object] = int,
     ) -> Template:
         """Fork the calling process into a template. Other threads should not be running.
 
-        The template starts the ``orders`` at once, and reports on each as on any other start. It calls
-        ``orphaned`` when the parent has died without a word.
+        The template calls ``prepare``, which raises nothing, then starts the ``orders`` at once, and
+        reports on each as on any other start. It calls ``orphaned`` when the parent has died without a
+        word.
 
         Raises:
             OSError: The process cannot be forked.
@@ -92,7 +94,7 @@ class Template:
             theirs.close()
             raise
         if pid == 0:
-            _become_template(ours, theirs, parent, boot, title, orphaned, orders)
+            _become_template(ours, theirs, parent, boot, title, orphaned, orders, prepare)
         theirs.close()
         return cls(pid, ours)
 
@@ -166,6 +168,7 @@ def _become_template(
     title: str,
     orphaned: Callable[[], None],
     orders: Sequence[Order],
+    prepare: Callable[[], object],
 ) -> NoReturn:
     code = 1
     try:
@@ -178,6 +181,7 @@ def _become_template(
             order.ours.close()
         kernel.name_process(os.getpid(), title)
         loop = _Loop(theirs, parent, boot, collects)
+        prepare()
         loop.start_all(orders)
         if not loop.run():
             orphaned()

@@ -41,6 +41,9 @@ FORGET: Final = 3  # the callable with this number is not needed any more
 RETURN: Final = 7  # nobody views the segment with this number (in place of a task's) any more
 PING: Final = 5  # answer with PONG, after all that came before
 STOP: Final = 4  # finish what came before, then leave
+# Make a round: call what came before under this number; in place of the task its number.
+ROUND: Final = 8
+INTERRUPT: Final = 9  # raise in the lane that runs the task with this number at the worker
 ROW: Final = 6  # tasks that are alike; in place of the task id their number, the first one's seq
 
 # Flags of a TASK: how the body is to be called.
@@ -61,8 +64,14 @@ STAY: Final = 1 << 15  # another task is likely to follow at once: wait for it b
 # Flags of a CALLABLE.
 BY_REFERENCE: Final = 1 << 7  # found by its name: may be kept as an object between tasks
 
+# Flag of a ROUND, beside BY_VALUE.
+FIRST: Final = 1  # the worker is not ready before it has made it
+
 # Flag of a RETURN.
 USABLE: Final = 1  # the segment may be used again
+
+LANE: Final = (1 << 12) - 1
+"""These bits of a reply's lane say which lane of the worker ran the task: 0 where it has one only."""
 
 # In the lane of a reply: nobody views the segments of the task's arguments any more.
 GONE: Final = 1 << 14
@@ -76,7 +85,9 @@ EXIT: Final = 4
 UNSENDABLE: Final = 5
 ERROR_SEGMENT: Final = 6
 EXIT_SEGMENT: Final = 7
-SKIPPED: Final = 8  # begun_ns holds the number of the task at the worker
+SKIPPED: Final = (
+    8  # not run, or (in a lane) of no interest any more; begun_ns holds its number there
+)
 CONTROL: Final = 100
 HELLO: Final = 100
 INITIALIZER_FAILED: Final = 101
@@ -84,6 +95,9 @@ STACKS: Final = 102
 PONG: Final = 103
 INTERRUPTED: Final = 104  # begun_ns holds the number of the task at the worker
 OUTPUT: Final = 109  # what a notebook's worker has printed: a number for the stream, and the text
+# In place of the task its number; begun_ns: a kind of reply, ended_ns: more follows.
+ROUND_MADE: Final = 111
+CAPTURED: Final = 120  # what a call has written; comes ahead of its result
 LARGE: Final = 110  # the worker is above max_memory; begun_ns holds its resident memory in bytes
 
 MESSAGE_BYTES: Final = 192 * 1024

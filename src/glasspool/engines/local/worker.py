@@ -26,7 +26,9 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
-from types import FrameType, TracebackType
+from contextlib import AbstractContextManager
+from multiprocessing import util
+from types import CodeType, FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import glasspool
@@ -35,6 +37,7 @@ from glasspool.engines.local import (
     channel,
     kernel,
     memory,
+    native_limits,
     payload,
     plain,
     progress,
@@ -45,6 +48,7 @@ from glasspool.engines.local import (
 from glasspool.engines.local import scoreboard as sb
 from glasspool.engines.local.blackbox import BlackBoxes
 from glasspool.engines.local.outbox import Outbox, Outboxes
+from glasspool.engines.local.outfit import Outfit
 from glasspool.engines.local.waiting import TRY_NS
 
 if TYPE_CHECKING:
@@ -83,6 +87,9 @@ class Setup(NamedTuple):
     max_memory: int | None = None
     born_ns: int = 0
     forwards: bool = False  # what is printed goes to the pool
+    env: tuple[tuple[str, str], ...] = ()  # to be set; not what came with the process's name
+    native_rule: int = 0  # how native threads are limited
+    lanes: int = 0  # so many threads run tasks; 0: the main thread does
 
 
 class WorkerInfo(NamedTuple):
@@ -105,6 +112,9 @@ class WorkerInfo(NamedTuple):
 
 _here: Worker | None = None
 
+surround: Callable[[Callable[..., Any]], Callable[..., Any]] | None = None
+"""Wraps each callable of the user's that is called here, if it is set."""
+
 
 def current() -> WorkerInfo | None:
     """Return where the calling code runs: pool, slot, process, task. None outside a worker."""
@@ -122,7 +132,8 @@ def main(
     initializer: Callable[..., object] | None,
     initargs: tuple[Any, ...],
     black: BlackBoxes,
-    finalizer: Callable[[], object] | None = None,
+    finalizer: Callable[[], object] | None,
+    outfit: Outfit,
 ) -> None:
     """Run a worker until it is told to stop. The target of the worker's ``Process``."""
     global _here
@@ -135,11 +146,14 @@ def main(
     if setup.forked:
         # Exit functions of the parent would delete the parent's files. Ours run in Worker.leave.
         atexit._clear()
+        # From Python 3.13 on, nobody else runs the finalizers of multiprocessing.
+        atexit.register(util._exit_function)  # type: ignore[attr-defined]
     kernel.allow_tracer(setup.parent)
-    kernel.name_this_thread(f"gp{setup.number} w{setup.slot:02d} task")
+    duty = "main" if setup.lanes else "task"
+    kernel.name_this_thread(f"gp{setup.number} w{setup.slot:02d} {duty}")
     if isinstance(board, str):
         board = sb.Board.attach(board)
-    worker = Worker(end, board, boxes, setup)
+    worker = _new_worker(end, board, boxes, setup)
     _here = progress.here = worker
     recorder.install(
         black,
@@ -153,13 +167,24 @@ def main(
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(after_in_child=worker.become_copy)
     _note_threads(worker)
+    outfit.put_on(setup)
     if worker.initialize(initializer, initargs) and worker.serve() and finalizer is not None:
         worker.finalize(finalizer)
     worker.leave()
 
 
+def _new_worker(end: socket.socket, board: sb.Board, boxes: Outboxes, setup: Setup) -> Worker:
+    if not setup.lanes:
+        return Worker(end, board, boxes, setup)
+    from glasspool.engines.local import lanes  # not before somebody wants some
+
+    return lanes.LanedWorker(end, board, boxes, setup)
+
+
 class Worker:
     """The loop of a worker and what it owns."""
+
+    lock: AbstractContextManager[object] = contextlib.nullcontext()  # nobody else is here
 
     def __init__(self, end: socket.socket, board: sb.Board, boxes: Outboxes, setup: Setup) -> None:
         self.pid: int = os.getpid()
@@ -189,6 +214,7 @@ class Worker:
         self._task: tuple[int, str] | None = None
         self._attempt = 1
         self._is_copy = False  # a fork that a task made of this process
+        self._has_started = True
         self._forwarder: cells.Forwarder | None = None
         self._failed_item: int | None = None  # of the chunk that has just raised
         self._interruptible = -1  # the number of the task in which an exception may be raised
@@ -216,8 +242,13 @@ class Worker:
         """Have what is printed here appear where the pool's program shows it: in a notebook's cell."""
         from glasspool.engines.local import cells  # in notebooks only
 
-        self._forwarder = cells.Forwarder(self._end, lambda: self._task[0] if self._task else 0)
+        self._forwarder = cells.Forwarder(self._end, self._task_here)
         self._forwarder.follow_streams()
+
+    def _task_here(self) -> int:
+        """Return the number of the task that the calling thread works for; 0: none."""
+        task = self._task
+        return task[0] if task else 0
 
     def become_copy(self) -> None:
         """Let go of the channel: a task forked this process, and the pool's messages are not for us."""
@@ -261,7 +292,7 @@ class Worker:
                 _end_copy(None)
             self._set(sb.W_INIT_ENDED_NS, time.monotonic_ns())
         self._set(sb.W_STATE, sb.READY)
-        hello = marshal.dumps((self.pid, threading.get_ident(), threading.get_native_id()))
+        hello = marshal.dumps(self._introduction())
         self._outbox.put(wire.HELLO, 0, hello, 0, begun, time.monotonic_ns())
         self._outbox.flush()
         self._ready_ns = self._rested_ns = time.monotonic_ns()
@@ -269,8 +300,15 @@ class Worker:
         self._set(sb.W_READY_NS, self._ready_ns)
         return True
 
+    def _introduction(self) -> tuple[Any, ...]:
+        """Return what the pool is told of this worker once it is ready."""
+        return self.pid, threading.get_ident(), threading.get_native_id(), native_limits.told
+
     def serve(self) -> bool:
-        """Do what the messages say, until one says stop (True) or there will be no more (False)."""
+        """Do what the messages say, until one says stop (True) or there will be no more (False).
+
+        Also False if a round that comes before the first task failed.
+        """
         receiver, end, clock = self._receiver, self._end, time.monotonic_ns
         stays, now = False, 0
         while True:
@@ -282,7 +320,7 @@ class Worker:
             if not message:
                 return False
             if not self._handle(message, fds):
-                return True
+                return self._has_started
             self._flush()
             now = self._rested_ns = clock()
             if now - self._noted_ns > ACCOUNT_NS:
@@ -386,9 +424,44 @@ class Worker:
                 self._lent.take_back(task, bool(flags & wire.USABLE))
             elif kind == wire.PING:
                 self._outbox.put(wire.PONG, 0, b"", task, seq, 0)
+            elif kind == wire.ROUND:
+                if not self._make_round(flags, call, task):
+                    self._has_started = False
+                    return False
             elif kind == wire.STOP:
                 self._rested_ns = now  # what it has waited until then is counted
                 return False
+        return True
+
+    def _make_round(self, flags: int, call: int, number: int) -> bool:
+        """Call what every worker calls once; False if this one has failed to start because of it."""
+        known, by_value = self._callables.pop(call, None), bool(flags & wire.BY_VALUE)
+        with self.lock:
+            self._outbox.flush()  # what came before is told before
+        self._set(sb.W_STATE, sb.INITIALIZING)
+        begun = time.monotonic_ns()
+        raised: BaseException | None = None
+        try:
+            kind, body = _round_body(_recall(known)(), by_value)
+        except BaseException as error:  # every way out of it is told
+            raised = error
+            kind, body = _error_kind(error), _error_body(error, by_value)
+        if self._is_copy:
+            _end_copy(raised)
+        ended = time.monotonic_ns()
+        with self.lock:
+            self._busy_ns += ended - begun
+            for at in range(0, len(body), wire.INLINE_BYTES):
+                part = body[at : at + wire.INLINE_BYTES]
+                more = at + len(part) < len(body)
+                head = wire.REPLY.pack(wire.ROUND_MADE, 0, len(part), number, kind, more)
+                channel.send(self._end, head + part)
+            if raised is not None and flags & wire.FIRST:
+                body = _error_body(raised, by_value=False, limit=wire.INLINE_BYTES)
+                self._outbox.put(wire.INITIALIZER_FAILED, 0, body, 0, begun, ended)
+                self._outbox.flush()
+                return False
+        self._set(sb.W_STATE, sb.READY)
         return True
 
     def _run(
@@ -625,6 +698,8 @@ class Worker:
             if flags & wire.INLINE:
                 function, values = values
                 name = payload.callable_name(function)
+                if surround is not None:
+                    function = surround(function)
             else:
                 known = self._callables[call]
                 function, name = known.get(), known.name
@@ -727,7 +802,6 @@ class Worker:
         """Note a thread that a task started, so that the roster knows who made it."""
         alive = {i: t for i, t in self._threads.items() if t.is_alive()}
         free = next((i for i in range(sb.THREADS) if i not in alive), None)
-        task = self._task
         if free is None or thread.native_id is None or thread.ident is None:
             return
         alive[free] = thread
@@ -737,7 +811,7 @@ class Worker:
             free,
             thread.native_id,
             thread.ident,
-            task[0] if task else 0,
+            self._task_here(),
             thread.name,
         )
 
@@ -779,6 +853,8 @@ class _Callable:
             function = payload.load_memories(head, payload.view_segments(head, self._fds))
         else:
             function = payload.load(self._body)
+        if surround is not None:
+            function = surround(function)
         if self._kept:
             self._object = function
         return function  # type: ignore[no-any-return]
@@ -842,8 +918,15 @@ def _result_body(value: Any, by_value: bool) -> tuple[int, bytes | payload.Parce
         if not isinstance(reply, bytes):
             reply.open()  # if there is no room for it, that is the error of this task
     except Exception as error:
-        return wire.UNSENDABLE, _unsendable_body(error, value)
+        return wire.UNSENDABLE, _unsendable_body(error, value, by_value)
     return wire.OK, reply
+
+
+def _round_body(value: Any, by_value: bool) -> tuple[int, bytes]:
+    try:
+        return wire.OK, payload.dump_in_one_piece(value, by_value)
+    except Exception as error:
+        return wire.UNSENDABLE, _unsendable_body(error, value, by_value)
 
 
 def _error_kind(error: BaseException) -> int:
@@ -888,7 +971,7 @@ def _error_body(
         if limit is not None and len(pickled) > limit // 2:
             pickled, why = None, too_large
     except Exception as failure:
-        why = repr(failure)[:500]
+        why = f"{failure!r:.500}\n{_where(error, 'the exception', by_value)}".rstrip()
     names = () if unloadable else tuple(class_name(cls) for cls in type(error).__mro__)
     name = type(error).__qualname__
     return payload.dump_plain((name, _text_of(error), story, pickled, why, unloadable, names, item))
@@ -942,10 +1025,19 @@ def _cut_middle(text: str, limit: int = 20_000) -> str:
     return f"{text[:half]}\n[... {len(text) - limit} characters ...]\n{text[-half:]}"
 
 
-def _unsendable_body(error: Exception, value: Any) -> bytes:
+def _unsendable_body(error: Exception, value: Any, by_value: bool) -> bytes:
     trace = _from_task(error.__traceback__)
     story = _cut_middle("".join(traceback.format_exception(type(error), error, trace)))
-    return payload.dump_plain((_text_of(error, repr), _text_of(value, repr), story))
+    where = _where(value, "the result", by_value)
+    return payload.dump_plain((_text_of(error, repr), _text_of(value, repr), story, where))
+
+
+def _where(value: Any, name: str, by_value: bool) -> str:
+    try:
+        from glasspool import unpicklable  # not before something cannot be pickled
+    except OSError:  # the task has taken all descriptors, and this needs one to be loaded
+        return ""
+    return unpicklable.told(value, name, by_value)
 
 
 def _text_of(value: Any, how: Callable[[Any], str] = str) -> str:
@@ -967,8 +1059,17 @@ _OWN_FILES = (
     payload.__file__,
     segments.__file__,
     carried.__file__,
-    os.path.join(os.path.dirname(glasspool.__file__), "otel.py"),  # not loaded unless it is used
+    os.path.join(os.path.dirname(__file__), "capturing.py"),
+    # Not loaded unless they are used:
+    os.path.join(os.path.dirname(__file__), "lanes.py"),
+    os.path.join(os.path.dirname(carried.__file__), "contexts.py"),
+    os.path.join(os.path.dirname(glasspool.__file__), "otel.py"),
+    os.path.join(os.path.dirname(glasspool.__file__), "seeding.py"),
 )
+
+
+outermost: set[CodeType] = {main.__code__}
+"""The functions with which the stack of a thread begins, as far as it concerns anybody."""
 
 
 def _frames(frame: FrameType | None) -> list[tuple[str, int, str]]:
@@ -982,7 +1083,7 @@ def _frames(frame: FrameType | None) -> list[tuple[str, int, str]]:
             frame = frame.f_back
             continue
         stack.append((code.co_filename, frame.f_lineno or 0, code.co_qualname))
-        if code is main.__code__:
+        if code in outermost:
             break
         frame = frame.f_back
     stack.reverse()

@@ -48,9 +48,13 @@ from glasspool.engines.local.worker import Setup
 if TYPE_CHECKING:
     from glasspool.engines.local.engine import LocalEngine
     from glasspool.engines.local.interrupts import Interrupt
+    from glasspool.engines.local.laned import LaneRef
+    from glasspool.engines.local.native_limits import Loaded
     from glasspool.engines.local.oom import Verdict
+    from glasspool.engines.local.rounds import Chores
     from glasspool.errors import InitializerFailed
     from glasspool.ledger import Held, Task
+    from glasspool.snapshot import ThreadRef
 
 STOP_GRACE_S = 5.0
 LEAVE_GRACE_S = 1.0
@@ -75,6 +79,11 @@ class Worker:
     after it was told of them through a mailbox.
     """
 
+    lane = 0
+    thread_name = "MainThread"
+    runs_in_main = True
+    """Of the thread that runs its tasks: a ``LaneRef`` has its own."""
+
     def __init__(self, slot: int, generation: int, record: int, end: socket.socket) -> None:
         self.slot = slot
         self.generation = generation
@@ -86,6 +95,7 @@ class Worker:
         self.token: int = next(tokens)
         self.process: BaseProcess | None = None
         self.pid = 0
+        self.variables: tuple[tuple[str, str], ...] = ()  # which its environment was given
         self.pidfd: int | None = None
         self.exitcode: int | None = None
         self.peak_memory_bytes: int | None = None
@@ -103,6 +113,7 @@ class Worker:
         self.forget: list[int] = []
         self.returned: deque[int] = deque()  # segments that nobody views; negative: not to be used
         self.quota: int | None = None
+        self.chores: Chores | None = None  # what it has to do for rounds, before all else
         self.stopping = False
         self.choked = False
         self.stop_is_sent = False
@@ -133,6 +144,8 @@ class Worker:
         self.heard_ns = 0
         self.ident = 0
         self.native_id = 0
+        self.native_threads: dict[str, int] | None = None  # of libraries that were loaded before
+        self.loaded: Loaded | None = None  # what was seen of them (whoever looks)
         self.initialized_ns: tuple[int, int] | None = None
         self.stack_takers: list[Callable[[list[Any]], None]] = []
         # The last answer to a question for stacks: when, and what ``worker._send_stacks`` sent.
@@ -146,8 +159,25 @@ class Worker:
         # cause on its certificate. To be set before the signal is sent; the first who sets it is right.
         self.end_reason: str | None = None
         self.lost_template = False  # it ended with the template: nobody will tell how
+        self.certified = False
+        self.lost = 0  # so many tasks that it had begun were lost with it
+        self.lanes: tuple[LaneRef, ...] = ()  # once it is ready, if it has any
         self.overdue: InitializerFailed | None = None
         self.oom: Verdict | None = None
+
+
+def in_lane(worker: Worker, lane: int) -> Worker:
+    """Return what stands for a worker where it matters which of its lanes ran a task."""
+    found: Any = worker.lanes[lane] if lane < len(worker.lanes) else worker
+    return found  # type: ignore[no-any-return]  # it answers as a worker does
+
+
+def runner_of(worker: Worker) -> ThreadRef:
+    """Return the thread of a worker, or of what stands for one of its lanes, that runs tasks."""
+    from glasspool.snapshot import ThreadRef
+
+    native_id = worker.native_id or worker.pid
+    return ThreadRef(worker.thread_name, worker.ident, native_id, worker.runs_in_main)
 
 
 class WorkerHandler:
@@ -199,7 +229,8 @@ class WorkerHandler:
         try:
             for slot in range(first):
                 orders.append(self._order(slot))  # noqa: PERF401  # some are there at an error
-            starter = TemplateStarter(self._recipe, title, orders)
+            prepare = self._engine.environment.for_template(self._engine.size)
+            starter = TemplateStarter(self._recipe, title, orders, prepare)
         except BaseException:
             if first:
                 self.drop_first()
@@ -447,6 +478,8 @@ class WorkerHandler:
             close_parent_pipe(worker.process)
 
     def _setup(self, worker: Worker) -> Setup:
+        environment = self._engine.environment
+        worker.variables = environment.of(worker.slot, self._engine.size)
         return Setup(
             pool=self._engine.name,
             number=self._engine.number,
@@ -457,6 +490,9 @@ class WorkerHandler:
             forked=self._recipe.start_method != "spawn",
             max_memory=self._engine.options.soft_memory,
             forwards=self._engine.cells is not None,
+            env=worker.variables,
+            native_rule=environment.rule(worker.slot),
+            lanes=self._engine.lanes,
         )
 
     def _has_pid(self, worker: Worker, pid: int) -> None:
