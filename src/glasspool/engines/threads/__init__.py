@@ -1,0 +1,1 @@
+"""The engine of ``ThreadPool``: workers are threads of this process."""
