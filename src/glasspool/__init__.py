@@ -18,6 +18,13 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from glasspool.broken import (
+        BrokenInitializer,
+        BrokenPool,
+        BrokenResult,
+        BrokenWorker,
+        UnpicklableResult,
+    )
     from glasspool.engines.local.progress import report_progress
     from glasspool.engines.local.worker import WorkerInfo
     from glasspool.errors import (
@@ -30,6 +37,9 @@ if TYPE_CHECKING:
         TaskTimeout,
         WorkerDied,
     )
+    from glasspool.executor import Executor
+    from glasspool.futures import Future
+    from glasspool.joblib import register_joblib
     from glasspool.observe.entry import inspect, name_threads
     from glasspool.pool import Pool
     from glasspool.registry import ForkWarning, ProgressWarning, StallWarning
@@ -48,15 +58,22 @@ if TYPE_CHECKING:
         ThreadRef,
         WorkerTime,
     )
+    from glasspool.threadpool import ThreadPool
     from glasspool.undone import Undone
 
 __all__ = [
     "AsyncResult",
+    "BrokenInitializer",
+    "BrokenPool",
+    "BrokenResult",
+    "BrokenWorker",
     "DeathCertificate",
     "EngineUnavailable",
     "Evidence",
+    "Executor",
     "ForkWarning",
     "Frame",
+    "Future",
     "GlasspoolError",
     "IMapIterator",
     "InitializerFailed",
@@ -74,8 +91,10 @@ __all__ = [
     "TaskInfo",
     "TaskTimeout",
     "ThreadInfo",
+    "ThreadPool",
     "ThreadRef",
     "Undone",
+    "UnpicklableResult",
     "WorkerDied",
     "WorkerInfo",
     "WorkerTime",
@@ -83,21 +102,28 @@ __all__ = [
     "inspect",
     "install",
     "name_threads",
+    "register_joblib",
     "report_progress",
     "uninstall",
     "worker",
 ]
 
 _HOME = {
+    "glasspool.broken": """BrokenInitializer BrokenPool BrokenResult BrokenWorker
+        UnpicklableResult""",
     "glasspool.engines.local.progress": "report_progress",
     "glasspool.engines.local.worker": "WorkerInfo",
     "glasspool.errors": """EngineUnavailable GlasspoolError InitializerFailed SerializationError
         TaskCancelled TaskExit TaskTimeout WorkerDied""",
+    "glasspool.executor": "Executor",
+    "glasspool.futures": "Future",
+    "glasspool.joblib": "register_joblib",
     "glasspool.observe.entry": "inspect name_threads",
     "glasspool.pool": "Pool",
     "glasspool.registry": "ForkWarning ProgressWarning StallWarning",
     "glasspool.replacement": "install uninstall",
     "glasspool.results": "AsyncResult IMapIterator MapResult",
+    "glasspool.threadpool": "ThreadPool",
     "glasspool.undone": "Undone",
     "glasspool.snapshot": """DeathCertificate Evidence Frame InitializerInfo PoolInfo ProcessInfo
         Snapshot TaskInfo ThreadInfo ThreadRef WorkerTime""",
@@ -108,9 +134,13 @@ _MODULE_OF = {name: module for module, names in _HOME.items() for name in names.
 
 def worker() -> WorkerInfo | None:
     """Return where the calling task runs: pool, slot, process, task. None outside a worker."""
+    import sys
+
     from glasspool.engines.local.worker import current
 
-    return current()
+    runners = sys.modules.get("glasspool.engines.threads.runner")
+    runner = None if runners is None else runners.here()
+    return current() if runner is None else runner.describe()
 
 
 def __getattr__(name: str) -> Any:

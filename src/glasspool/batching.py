@@ -42,6 +42,24 @@ def room(pace_ns: float | None, held: int) -> int:
     return min(MAX_HELD, ahead + 1) - held
 
 
+def room_in_lanes(pace_ns: float | None, held: int, lanes: int) -> int:
+    """Return how many more tasks a worker may be given that holds ``held`` of this pace and has lanes.
+
+    At least as many as it has lanes free, and ahead of those that run what ``room`` says, for each lane.
+    """
+    ahead = 0 if pace_ns is None else room(pace_ns, 0) - 1
+    return min(MAX_HELD, lanes * (ahead + 1)) - held
+
+
+def share_in_lanes(waiting: int, workers: int, free: int) -> int:
+    """Return how many of the waiting tasks one of so many workers with lanes may take now.
+
+    As ``share``; but so many as it has lanes free, if others get their even part.
+    """
+    even = -(-waiting // max(1, workers))
+    return max(share(waiting, workers), min(free, even))
+
+
 def share(waiting: int, workers: int) -> int:
     """Return how many of the waiting tasks one of so many workers may take now.
 

@@ -206,7 +206,7 @@ class GuidedMapResult(MapResult[T]):
 
     def takes_long(self, items: int) -> bool:
         """Tell whether so many items take so long that to wake up in between costs nothing."""
-        return items * (self._pace or 0.0) > batching.CHUNK_NS * self._engine.size
+        return items * (self._pace or 0.0) > batching.CHUNK_NS * self._engine.places
 
 
 class GuidedFeed(Feed):
@@ -246,7 +246,7 @@ class GuidedFeed(Feed):
         self._waits = waits
         self._recalled = engine.collector.item_pace.get(known.number)
         # Chunks below this index may be made without a look at how far ahead of the workers we are.
-        self._draw_until = batching.most_unsent(engine.size, True) if waits else math.inf
+        self._draw_until = batching.most_unsent(engine.places, True) if waits else math.inf
         job._gathers = waits
         self._rests = False
 
@@ -281,7 +281,7 @@ class GuidedFeed(Feed):
         return tuple(chunk) if type(chunk) is range and size < LARGE else chunk
 
     def _chunk_size(self) -> int:
-        job, workers = self._job, self._engine.size
+        job, workers = self._job, self._engine.places
         left = self._length - self._cut
         if job._pace is None:
             return batching.first_chunk(left, workers, job._chunk, self._recalled)
@@ -292,6 +292,9 @@ class GuidedFeed(Feed):
         self._job._tasks.append(task)
         self._cut += items
         return task
+
+    def _items_made(self) -> int:
+        return self._cut
 
     def finish(self, raised: bool = False) -> int:
         """Say that no more tasks will come (and that the caller knows why); return how many came."""
@@ -348,7 +351,7 @@ class GuidedFeed(Feed):
 
     def _most_unsent(self) -> int:
         is_known = self._job._pace is not None or self._recalled is not None
-        return batching.most_unsent(self._engine.size, is_known)
+        return batching.most_unsent(self._engine.places, is_known)
 
     def _wait_for_room(self) -> None:
         """Wait until workers have half of what may be made ahead, and something has come back."""

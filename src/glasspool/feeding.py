@@ -234,14 +234,17 @@ class Feed:
             except Exception as error:
                 if payload.was_interrupted(value):
                     raise
+                from glasspool import unpicklable  # not before something cannot be pickled
+
+                told = unpicklable.explained(error, self._named(value))
                 task = self._task(items, 0, b"", 0)
                 self._hand_in()
-                self._engine.submit_failed(task, error)
+                self._engine.submit_failed(task, told)
                 return
             kind = wire.BY_VALUE if by_value else 0
             if isinstance(body, payload.Parcel):
                 kind |= wire.SEGMENT
-                self._ahead = max(self._ahead, self._engine.size * (len(body) + TASK_BYTES))
+                self._ahead = max(self._ahead, self._engine.places * (len(body) + TASK_BYTES))
             task = self._task(items, kind, body, len(body))
             if journal is not None:
                 name = task.job.function_name(task)
@@ -252,6 +255,15 @@ class Feed:
         if len(group) >= self._group_size or task.kind & wire.SEGMENT:
             self._hand_in()  # at once, too, what takes its time to be copied
             self._group_size = min(self._group_limit, self._group_size * 2)
+
+    def _named(self, value: Any) -> list[tuple[str, Any]]:
+        """Return the items of the next task, with words for them."""
+        items = (value,) if self._mode == wire.SINGLE else value
+        at = self._items_made()
+        return [(f"item {index} of the iterable", item) for index, item in enumerate(items, at)]
+
+    def _items_made(self) -> int:
+        return self._index * max(1, self._size)
 
     def _task(self, items: int, kind: int, body: Any, weight: int) -> Part:
         index = self._index
@@ -304,7 +316,7 @@ class Feed:
         if isinstance(self._buffersize, int):
             return self._buffersize
         pace = self._engine.collector.pace.get(self._number)
-        return batching.window(pace, self._engine.size, job.taken, job.task_bytes)
+        return batching.window(pace, self._engine.places, job.taken, job.task_bytes)
 
     def _wait_for_room(self) -> None:
         """Wait until some more may be drawn: of the bytes half, of the window a part."""

@@ -156,23 +156,25 @@ class Families:
     def __init__(self, core: Any, *, watched: bool = False) -> None:
         counter, gauge = core.CounterMetricFamily, core.GaugeMetricFamily
         pool = ("pool",)
-        self.tasks = counter("glasspool_tasks", _TASKS, labels=("pool", "state"))
-        self.open = gauge("glasspool_open_tasks", _OPEN, labels=("pool", "state"))
-        self.workers = gauge("glasspool_workers", _WORKERS, labels=("pool", "state"))
-        self.size = gauge("glasspool_pool_size", "Workers that the pool shall have.", labels=pool)
-        self.deaths = counter("glasspool_worker_deaths", _DEATHS, labels=pool)
-        self.replaced = counter("glasspool_workers_replaced", _REPLACED, labels=pool)
-        self.duration = core.SummaryMetricFamily(
+        self.tasks: Any = counter("glasspool_tasks", _TASKS, labels=("pool", "state"))
+        self.open: Any = gauge("glasspool_open_tasks", _OPEN, labels=("pool", "state"))
+        self.workers: Any = gauge("glasspool_workers", _WORKERS, labels=("pool", "state"))
+        self.size: Any = gauge(
+            "glasspool_pool_size", "Workers that the pool shall have.", labels=pool
+        )
+        self.deaths: Any = counter("glasspool_worker_deaths", _DEATHS, labels=pool)
+        self.replaced: Any = counter("glasspool_workers_replaced", _REPLACED, labels=pool)
+        self.duration: Any = core.SummaryMetricFamily(
             "glasspool_task_duration_seconds", _DURATION, labels=pool
         )
-        self.time = counter("glasspool_worker_seconds", _TIME, labels=("pool", "part"))
-        self.cpu = counter("glasspool_worker_cpu_seconds", _CPU, labels=pool)
-        self.memory = gauge("glasspool_worker_resident_memory_bytes", _MEMORY, labels=pool)
-        self.arguments = gauge("glasspool_waiting_argument_bytes", _ARGUMENTS, labels=pool)
-        self.info = core.InfoMetricFamily("glasspool_pool", _INFO, labels=pool)
+        self.time: Any = counter("glasspool_worker_seconds", _TIME, labels=("pool", "part"))
+        self.cpu: Any = counter("glasspool_worker_cpu_seconds", _CPU, labels=pool)
+        self.memory: Any = gauge("glasspool_worker_resident_memory_bytes", _MEMORY, labels=pool)
+        self.arguments: Any = gauge("glasspool_waiting_argument_bytes", _ARGUMENTS, labels=pool)
+        self.info: Any = core.InfoMetricFamily("glasspool_pool", _INFO, labels=pool)
         self._watched = watched
         if watched:
-            self.up = gauge("glasspool_up", "Whether the watched program runs.", labels=())
+            self.up: Any = gauge("glasspool_up", "Whether the watched program runs.", labels=())
 
     def all(self) -> list[Any]:
         """Return them in the order in which they are told."""

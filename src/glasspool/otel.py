@@ -108,7 +108,7 @@ class Instrumentation:
             self._tellers.pop(number, None)
         self._tellers[engine.number] = teller = _Teller(self, engine)
         journal.listen(engine, teller)
-        engine.callables.surround(_carry)
+        engine.callables.surround("otel", _carry)
 
     def flush(self) -> None:
         """Wait until the spans of all tasks that have ended are made, at most ``FLUSH_S`` for each pool."""
@@ -119,7 +119,7 @@ class Instrumentation:
         """Make no more spans (``uninstrument``)."""
         self._unhook()
         for teller in list(self._tellers.values()):
-            teller.engine.callables.surround(None)
+            teller.engine.callables.surround("otel", None)
             journal.listen(teller.engine, None)
         self.flush()
 

@@ -16,18 +16,19 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextvars import ContextVar
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, TypeVarTuple, overload
 
-from glasspool import batching, options, registry
+from glasspool import batching, options, registry, seeding
 from glasspool.chunking import GuidedFeed, GuidedMapResult, feed_guided
-from glasspool.engines.local import payload, plain, scarcity, wire
+from glasspool.engines.local import main_guard, payload, plain, scarcity, wire
 from glasspool.engines.local.engine import LocalEngine, Plan
 from glasspool.errors import EngineUnavailable, GlasspoolError
 from glasspool.feeding import CONTAINERS, BufferSize, Feed, feed_here, feed_imap
 from glasspool.ledger import Task
-from glasspool.options import Policy, Progress, RetryOn
+from glasspool.options import Env, NativeThreads, Policy, Progress, RetryOn
 from glasspool.processors import usable_processors
 from glasspool.results import (
     AsyncResult,
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Unpack
 
-    from glasspool.engines.local.callables import Known
+    from glasspool.engines.local.callables import Carry, Known
     from glasspool.engines.local.showing import Shown
     from glasspool.engines.local.stall import Stall
     from glasspool.observe.recording import Recorder
@@ -93,6 +94,20 @@ class Pool(multiprocessing.pool.Pool):
             ends with ``WorkerDied``. It is looked at every 50 ms. Between two tasks it is replaced.
         stall_after: The pool warns, once per stall, when it has work and nothing has moved for so
             many seconds. None: never.
+        threads: How many threads of each worker run tasks (its lanes). More than one is for work that
+            waits: a kill of the worker loses the tasks of all of them.
+        seed: ``random`` and NumPy are seeded from it for each item, by the number of the call in the
+            pool and the place of the item in the call: results do not depend on the number of workers.
+            None: each worker has a seed of its own. Not with more than one of ``threads``.
+        env: Variables of the workers' environment, set before anything is imported there: a mapping,
+            or a function of the slot that returns one.
+        native_threads: How many threads BLAS and OpenMP may use in each worker. ``"auto"``: so many
+            that all workers together have no more than there are processors. None: not limited.
+        capture_output: Whether what tasks write to standard output and standard error, C code too, is
+            kept for ``result.info`` instead of shown.
+        forward_logs: Whether records that are logged in workers are handled by this process's handlers.
+        contextvars: Context variables whose values travel with each call: what they hold where it is
+            made, they hold in its tasks. Each is an attribute of a module that workers can import.
         record: Whether to keep a record of each task from the first one on, for ``report()``: some
             microseconds a task, and memory for the newest million.
 
@@ -106,6 +121,8 @@ class Pool(multiprocessing.pool.Pool):
     The constructor returns when all workers have a process; their initializers run meanwhile. All
     methods may be called from any thread.
     """
+
+    _kind = "glasspool.Pool"
 
     def __init__(
         self,
@@ -126,6 +143,13 @@ class Pool(multiprocessing.pool.Pool):
         max_memory: int | None = None,
         max_memory_hard: int | None = None,
         stall_after: float | None = options.STALL_AFTER_S,
+        threads: int = 1,
+        seed: int | None = None,
+        env: Env = None,
+        native_threads: NativeThreads = "auto",
+        capture_output: bool = False,
+        forward_logs: bool = True,
+        contextvars: Iterable[ContextVar[Any]] = (),
         record: bool = False,
     ) -> None:
         self._state = "INIT"
@@ -142,10 +166,19 @@ class Pool(multiprocessing.pool.Pool):
             max_memory=max_memory,
             max_memory_hard=max_memory_hard,
             stall_after=stall_after,
+            threads=threads,
+            seed=seed,
+            env=env,
+            native_threads=native_threads,
+            capture_output=capture_output,
+            forward_logs=forward_logs,
+            contextvars=contextvars,
         )
         _check_arguments(initializer, maxtasksperchild, engine)
         self._ctx = context if context is not None else multiprocessing.get_context()
+        main_guard.check(str(self._ctx.get_start_method()))
         initargs = tuple(initargs)
+        carry = _carrier(told.contextvars, self._ctx)
         where = registry.caller_place()
         self._name, number = registry.new_name(name)
         plan = Plan(
@@ -159,6 +192,7 @@ class Pool(multiprocessing.pool.Pool):
             initargs=initargs,
             made_at=f"{where[0]}:{where[1]}",
             options=told,
+            kind=self._kind,
         )
         self._policy = told.policy
         self._own_policy = None if told.policy.is_default else told.policy
@@ -167,6 +201,11 @@ class Pool(multiprocessing.pool.Pool):
         self._maxtasksperchild = maxtasksperchild
         try:
             self._engine = _start_engine(plan, where)
+            if carry is not None:
+                self._engine.callables.surround("contextvars", carry)
+            self._seed = told.seed
+            if told.seed is not None:
+                seeding.begin(self._engine, told.seed)
             registry.add(self, self._engine)
             self._recorder = _recorder(self._engine) if record else None
             self._state = RUN
@@ -354,13 +393,15 @@ class Pool(multiprocessing.pool.Pool):
         callback: Callable[[T], object] | None,
         error_callback: Callable[[BaseException], object] | None,
         policy: Policy | None,
+        mode: int = wire.APPLY,
+        result_class: type[AsyncResult[T]] = AsyncResult,
     ) -> tuple[AsyncResult[T], Exception | None]:
         """Make the task of an apply; with the error if it has failed already."""
         self._check_running()
         engine = self._engine
         if engine.callables.carry is not None:
             func = engine.callables.carry(func)
-        number, kind = 0, wire.APPLY
+        number, kind = 0, mode
         body: Any = b""
         weight = 0
         failure: Exception | None = None
@@ -372,7 +413,7 @@ class Pool(multiprocessing.pool.Pool):
             if known is not None:
                 number = known.number
             if kwds:
-                value, kind = (args, kwds), wire.APPLY | wire.KEYWORDS
+                value, kind = (args, kwds), mode | wire.KEYWORDS
             if known is None:
                 value, kind = (func, value), kind | wire.INLINE
             body, by_value = payload.dump_any(value)
@@ -382,10 +423,12 @@ class Pool(multiprocessing.pool.Pool):
             if type(body) is not bytes:
                 kind |= wire.SEGMENT
         except Exception as error:
-            if payload.was_interrupted(value):
+            if payload.was_interrupted((func, args, kwds)):
                 raise
-            failure = error
-        result: AsyncResult[T] = AsyncResult(
+            from glasspool import unpicklable  # not before something cannot be pickled
+
+            failure = unpicklable.explained(error, _named(func, args, kwds))
+        result = result_class(
             self, engine, callback, error_callback, number, kind, body, weight, policy
         )
         if not number:
@@ -552,10 +595,12 @@ class Pool(multiprocessing.pool.Pool):
         self._check_running()
         items: Any = iterable if hasattr(iterable, "__len__") else self._drawn(iterable)
         length = len(items)
+        if self._seed is not None:
+            items = seeding.numbered_all(items, star, type(items) in CONTAINERS)
         engine = self._engine
         timed = policy is not None and policy.timeout_s is not None
         if chunksize is None:
-            chunksize = batching.stock_chunk(length, self._processes)
+            chunksize = batching.stock_chunk(length, self._engine.places)
             if chunksize > 1 and not timed and self._may_guide(func):
                 guided: GuidedMapResult[T] = GuidedMapResult(
                     self, engine, callback, error_callback, length, chunksize
@@ -625,6 +670,8 @@ class Pool(multiprocessing.pool.Pool):
         iterator: IMapIterator[T] = IMapIterator(job, engine, chunked=chunksize > 1)
         if shown is not None:
             values = shown.begin_drawing(engine, job, iterable, values)
+        if self._seed is not None:
+            values = seeding.numbered(values)
         known = self._know(func, job)
         if known is None:
             return iterator
@@ -650,10 +697,13 @@ class Pool(multiprocessing.pool.Pool):
         try:
             known = engine.callables.for_job(func)
         except Exception as error:
-            engine.collector.mailbox.put(functools.partial(job.abort, error))
+            from glasspool import unpicklable  # not before something cannot be pickled
+
+            told = unpicklable.explained(error, [("the function", func)])
+            engine.collector.mailbox.put(functools.partial(job.abort, told))
             return None
         if known.for_one_job:
-            job._release = known.number
+            job._release, job._function = known.number, known.name
             if engine.collector.journal is not None:
                 engine.collector.journal.called_for(known.number)
         return known
@@ -667,6 +717,38 @@ class Pool(multiprocessing.pool.Pool):
         from glasspool.views import progress_displays  # not before somebody wants to see it
 
         return progress_displays.shown(progress, func, registry.caller_place())
+
+    def run_on_all(self, func: Callable[..., T], *args: Any, **kwds: Any) -> list[T]:
+        """Have ``func(*args, **kwds)`` called once in every worker, present and future.
+
+        A busy worker calls it after the tasks that it has been given (with lanes: in its main thread,
+        beside tasks that run); the others go on meanwhile. A worker that comes later (a replacement, or
+        one that ``resize`` adds) calls it after the initializer and before its first task; if it raises
+        or dies there, it has failed to start, as if its initializer had failed. Several calls are made
+        in their order.
+
+        Returns:
+            The values of the workers that were there, in the order of their slots.
+
+        Raises:
+            Exception: What it raised in a worker that was there (the one of the lowest slot). Workers
+                that come later do not call it then.
+            ValueError: The pool is not running, or was closed by ``terminate`` meanwhile.
+            TypeError: ``func`` cannot be called.
+
+        Blocks until each worker that was there, or the replacement of one that has died, has called it.
+        Any thread may call this.
+        """
+        if not callable(func):
+            raise TypeError(f"run_on_all takes a callable, not {type(func).__name__}")
+        self._check_running()
+        engine = self._engine
+        call: Callable[[], T] = functools.partial(func, *args, **kwds)
+        if engine.callables.carry is not None:
+            call = engine.callables.carry(call)
+        made = engine.run_on_all(call)
+        wait_as_caller(engine, made, None, "waiting in run_on_all()")
+        return made.values()
 
     # Life -----------------------------------------------------------------------------------------
 
@@ -705,13 +787,16 @@ class Pool(multiprocessing.pool.Pool):
 
         Returns when the workers are gone, within some seconds even if they resist.
         """
-        self._check_owner()
-        self._state = TERMINATE
-        self._engine.terminate()
+        self._begin_to_terminate()
         self._engine.before_waiting()
         if self._engine.done.wait(registry.EXIT_LIMIT_S):
             self._engine.join_threads()
         self._end_traces()
+
+    def _begin_to_terminate(self) -> None:
+        self._check_owner()
+        self._state = TERMINATE
+        self._engine.terminate()
 
     def drain(self, timeout: float | None = None) -> list[Undone]:
         """End the pool gently: let what runs end, begin nothing more, and return what was not begun.
@@ -752,14 +837,46 @@ class Pool(multiprocessing.pool.Pool):
         Raises:
             ValueError: The pool has not been closed or terminated.
         """
-        self._check_owner()
-        if self._state == RUN:
-            raise ValueError("Pool is still running")
-        self._check_may_wait("join()")
+        self._check_may_join("join()")
         wait_as_caller(self._engine, self._engine.done, None, "waiting in join()")
         self._engine.join_threads()
         self._engine.join_callbacks()
         self._end_traces()
+
+    async def ajoin(self) -> None:
+        """Wait as ``join`` does, in a task of an event loop, which goes on meanwhile.
+
+        A task that is cancelled stops waiting, the pool goes on.
+
+        Raises:
+            ValueError: The pool has not been closed or terminated.
+        """
+        from glasspool import awaiting  # not before there is an event loop
+
+        self._check_may_join("ajoin()")
+        await awaiting.join(self)
+
+    def _check_may_join(self, call: str) -> None:
+        self._check_owner()
+        if self._state == RUN:
+            raise ValueError("Pool is still running")
+        self._check_may_wait(call)
+
+    async def __aenter__(self: P) -> P:
+        self._check_running()
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_val: BaseException | None,
+        exc_tb: TracebackType | None,
+    ) -> None:
+        """Terminate the pool; the event loop goes on meanwhile."""
+        from glasspool import awaiting  # not before there is an event loop
+
+        if self._pid == os.getpid():  # as for __exit__
+            await awaiting.terminate(self)
 
     def __enter__(self: P) -> P:
         self._check_running()
@@ -776,7 +893,10 @@ class Pool(multiprocessing.pool.Pool):
             self.terminate()
 
     def __del__(self) -> None:
-        # Any thread, any moment: no lock, no wait.
+        # Any thread, any moment: no lock, no wait. Where something keeps the program's module alive (dill
+        # does) also when this one has been cleared.
+        if os is None:
+            return  # type: ignore[unreachable]
         if getattr(self, "_state", "INIT") == "INIT" or self._pid != os.getpid():
             return
         if self._state == RUN and not sys.is_finalizing():
@@ -990,6 +1110,7 @@ def _started_engine(plan: Plan, where: tuple[str, int]) -> LocalEngine:
     engine.answerer = _answer
     engine.stall.tell = _tell_of_stall
     engine.stall.processor_time = _processor_time
+    engine.environment.begun_in = _begun_in
     engine.rescue.bring_back = registry.bring_back
     engine.rescue.forking = functools.partial(registry.forking, where, again=True)
     try:
@@ -1009,6 +1130,14 @@ def _started_engine(plan: Plan, where: tuple[str, int]) -> LocalEngine:
         engine.give_up()
         raise
     return engine
+
+
+def _carrier(chosen: tuple[ContextVar[Any], ...], context: BaseContext) -> Carry | None:
+    if not chosen:
+        return None
+    from glasspool.engines.local.contexts import Carrier  # not before somebody wants it
+
+    return Carrier(chosen, str(context.get_start_method()))
 
 
 def _recorder(engine: LocalEngine) -> Recorder:
@@ -1035,6 +1164,12 @@ def _processor_time(engine: LocalEngine) -> dict[int, float]:
     return stall.processor_time(engine)
 
 
+def _begun_in() -> set[str]:
+    from glasspool.observe import native_counts  # where GNU's OpenMP is loaded, under fork
+
+    return native_counts.begun_in()
+
+
 def _check_arguments(initializer: object, maxtasksperchild: object, engine: object) -> None:
     if initializer is not None and not callable(initializer):
         raise TypeError(f"initializer must be a callable, not {type(initializer).__name__}")
@@ -1046,6 +1181,15 @@ def _check_arguments(initializer: object, maxtasksperchild: object, engine: obje
         )
     if engine not in ENGINES:
         raise EngineUnavailable(f"there is no engine {engine!r}; there is: {', '.join(ENGINES)}")
+
+
+def _named(
+    func: Callable[..., object], args: Iterable[Any], kwds: Mapping[str, Any]
+) -> Iterator[tuple[str, Any]]:
+    """Yield what a call is made of, with words for it."""
+    yield "the function", func
+    yield from ((f"argument {number}", value) for number, value in enumerate(args, 1))
+    yield from ((f"argument {name}=", value) for name, value in kwds.items())
 
 
 def _checked_chunksize(chunksize: Any) -> int:

@@ -149,7 +149,10 @@ def _seconds(config: pytest.Config) -> float:
 def _of_faulthandler(config: pytest.Config) -> float:
     try:
         seconds = float(config.getini("faulthandler_timeout") or 0.0)
+    except (KeyError, ValueError):
+        return 0.0  # that plugin is off
+    try:
         ends = bool(config.getini("faulthandler_exit_on_timeout"))
     except (KeyError, ValueError):
-        return 0.0  # that plugin is off, or older
+        ends = False  # pytest 8 does not know it
     return max(seconds - _BEFORE_EXIT_S, seconds / 2) if ends else seconds

@@ -23,12 +23,14 @@ if TYPE_CHECKING:
     from types import FrameType
 
     from glasspool.engines.local.engine import LocalEngine
+    from glasspool.engines.threads.engine import ThreadEngine
     from glasspool.pool import Pool
     from glasspool.snapshot import PoolInfo, TaskInfo
 
 ShutdownHook = Callable[["PoolInfo", tuple["TaskInfo", ...]], None]
 
 _engines: dict[int, LocalEngine] = {}
+_thread_engines: dict[int, ThreadEngine] = {}
 _finalizers: dict[int, util.Finalize] = {}
 _pools: weakref.WeakSet[Pool] = weakref.WeakSet()
 _names: set[str] = set()
@@ -96,6 +98,14 @@ def add(pool: Pool, engine: LocalEngine) -> None:
         hook(engine)
 
 
+def add_threads(engine: ThreadEngine) -> None:
+    """Note a pool of threads that is about to start them."""
+    engine.on_disposed = _remove
+    engine.on_shutdown = _run_hooks_of_threads
+    _thread_engines[engine.number] = engine
+    _finalizers[engine.number] = util.Finalize(None, _end_at_exit, args=(engine,), exitpriority=15)
+
+
 def on_made(hook: Callable[[LocalEngine], None]) -> Callable[[], None]:
     """Have a hook called for each pool that is made from now on; return a function that takes it away."""
     _made_hooks.append(hook)
@@ -112,23 +122,26 @@ def free_name(name: str) -> None:
     _names.discard(name)
 
 
-def _remove(engine: LocalEngine) -> None:
+def _remove(engine: LocalEngine | ThreadEngine) -> None:
     _engines.pop(engine.number, None)
+    _thread_engines.pop(engine.number, None)
     finalizer = _finalizers.pop(engine.number, None)
     if finalizer is not None:
         finalizer.cancel()
     _names.discard(engine.name)
 
 
-def _end_at_exit(engine: LocalEngine) -> None:
+def _end_at_exit(engine: LocalEngine | ThreadEngine) -> None:
     for other in live_engines():  # all at once: each may take its time
         other.terminate("the program ended")
+    for threads in live_thread_engines():
+        threads.terminate("the program ended")
     engine.done.wait(EXIT_LIMIT_S)
-    engine.join_showing()
+    engine.join_words()
 
 
 def live_pools() -> tuple[Pool, ...]:
-    """Return the pools of this process that have not ended, oldest first."""
+    """Return the pools of processes that have not ended, oldest first."""
     pools = [pool for pool in list(_pools) if pool._engine.number in _engines]
     return tuple(sorted(pools, key=lambda pool: pool._engine.number))
 
@@ -136,6 +149,11 @@ def live_pools() -> tuple[Pool, ...]:
 def live_engines() -> tuple[LocalEngine, ...]:
     """Return the engines of this process that have not ended, oldest first."""
     return tuple(engine for _, engine in sorted(_engines.copy().items()))
+
+
+def live_thread_engines() -> tuple[ThreadEngine, ...]:
+    """Return the engines of this process's thread pools that have not ended, oldest first."""
+    return tuple(engine for _, engine in sorted(_thread_engines.copy().items()))
 
 
 def on_shutdown(hook: ShutdownHook) -> Callable[[], None]:
@@ -161,6 +179,15 @@ def _run_hooks(engine: LocalEngine) -> None:
         slowest = roster.slowest(engine)
         for hook in _hooks.copy():  # one may take itself away
             hook(picture, slowest)
+
+
+def _run_hooks_of_threads(engine: ThreadEngine) -> None:
+    if _hooks:
+        from glasspool.observe import thread_pools
+
+        picture = thread_pools.describe(engine)
+        for hook in _hooks.copy():
+            hook(picture, ())
 
 
 @contextlib.contextmanager
@@ -265,19 +292,24 @@ _AGAIN = (
 )
 
 
+passed_over: set[str] = set()
+"""Folders of libraries that make pools for their users, where it is not they who are asked for."""
+
+
 def caller_place() -> tuple[str, int]:
     """Return file and line of the user's code that called into the package.
 
-    If all of the calls are the package's own, as in its command, the nearest one outside the pool.
+    Who is between the user and us is passed over. If all of the calls are the package's own, as in its
+    command, the nearest one outside the pool.
     """
     here = os.path.dirname(os.path.abspath(__file__)) + os.sep
     nearest: tuple[str, int] | None = None
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         file = frame.f_code.co_filename
-        if not file.startswith((here, "<frozen")) and "multiprocessing" not in os.path.dirname(
-            file
-        ):
+        if not file.startswith(
+            (here, "<frozen", *passed_over)
+        ) and "multiprocessing" not in os.path.dirname(file):
             return file, frame.f_lineno
         if nearest is None and file not in (f"{here}registry.py", f"{here}pool.py"):
             nearest = file, frame.f_lineno
@@ -289,8 +321,9 @@ def _in_child() -> None:
     """After a fork of the user's: our pools are the parent's business, and foreign here."""
     global _making
     _making = threading.RLock()
-    engines = list(_engines.values())
+    engines: list[LocalEngine | ThreadEngine] = [*_engines.values(), *_thread_engines.values()]
     _engines.clear()
+    _thread_engines.clear()
     _finalizers.clear()
     _names.clear()
     _hooks.clear()  # what is made here is not the parent's

@@ -13,7 +13,7 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterator, Sequence
 from time import monotonic_ns
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
@@ -22,10 +22,10 @@ from glasspool.engines.local.journal import unpickling
 from glasspool.engines.local.outcome import RAISED, VALUE, Outcome, rebuild, unbuildable
 from glasspool.engines.local.payload import callable_name
 from glasspool.engines.local.worker import current
-from glasspool.engines.local.workers import report_thread_error
+from glasspool.engines.local.workers import in_lane, report_thread_error, runner_of
 from glasspool.errors import GlasspoolError, TaskCancelled, TaskTimeout, WorkerDied
 from glasspool.latch import Latch, Switch
-from glasspool.ledger import OPEN, WAITING, Task
+from glasspool.ledger import OPEN, WAITING, Held, Task
 
 if TYPE_CHECKING:
     from glasspool.engines.local.engine import LocalEngine
@@ -37,6 +37,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+LOOK = float("-inf")
+"""The deadline of a reader who does not wait, and is told on which latch he would have to."""
+
 TASK_BYTES = 4096
 """What a task counts for besides its arguments, when it is looked how far a job is ahead."""
 
@@ -44,6 +47,14 @@ _NOT_PICKLED = (
     "results of a pool cannot be passed between processes or pickled: they are filled in the process "
     "that made the pool. Wait for the value there, and pass that."
 )
+
+
+class NotYet(Exception):
+    """There is nothing to be read now; the latch is turned when there may be."""
+
+    def __init__(self, latch: Latch) -> None:
+        super().__init__()
+        self.latch: Latch = latch
 
 
 class Room(Latch):
@@ -80,6 +91,7 @@ class _Job(Switch):
     _callback: Callable[[Any], object] | None
     _error_callback: Callable[[BaseException], object] | None
     _callback_error: BaseException | None
+    _function: str | None  # its name, if the callable has no number, or one for this job alone
 
     @property
     def callback_error(self) -> BaseException | None:
@@ -97,7 +109,7 @@ class _Job(Switch):
 
     def function_name(self, task: Task) -> str:
         """Return the name of what a task calls."""
-        return self._engine.callables.name(task.call)
+        return self._function or self._engine.callables.name(task.call)
 
     def label(self) -> str:
         """Return a word for the job, for views."""
@@ -154,7 +166,7 @@ class _Job(Switch):
         """
         if self._is_set:
             return False
-        _check_process(self._engine)
+        check_process(self._engine)
         self._ask_to_cancel()
         return True
 
@@ -207,6 +219,11 @@ class _Job(Switch):
         """Wait until ready, and say in the roster that this thread does."""
         if self._is_set:
             return True
+        self.refuse_in_callback()
+        return wait_as_caller(self._engine, self, timeout, what)
+
+    def refuse_in_callback(self) -> None:
+        """Refuse to wait on the callback thread for a call that ends only after its callback."""
         if self._engine.is_callback_thread() and (
             self is self._engine.calling_back or self._callback or self._error_callback
         ):
@@ -214,7 +231,6 @@ class _Job(Switch):
                 f"a callback waits for {self.label()}, which is ready only when its own callback has "
                 "returned; wait for it in another thread."
             )
-        return wait_as_caller(self._engine, self, timeout, what)
 
 
 def wait_as_caller(engine: LocalEngine, latch: Switch, timeout: float | None, what: str) -> bool:
@@ -223,7 +239,7 @@ def wait_as_caller(engine: LocalEngine, latch: Switch, timeout: float | None, wh
     Raises:
         GlasspoolError: This process is a fork of the pool's, where nobody would ever wake us.
     """
-    _check_process(engine)
+    check_process(engine)
     engine.before_waiting()
     ident = threading.get_ident()
     outer = engine.callers.get(ident)
@@ -237,7 +253,12 @@ def wait_as_caller(engine: LocalEngine, latch: Switch, timeout: float | None, wh
             engine.callers[ident] = outer
 
 
-def _check_process(engine: LocalEngine) -> None:
+def check_process(engine: LocalEngine) -> None:
+    """Refuse what only the process of the pool can do.
+
+    Raises:
+        GlasspoolError: This one is a fork of it.
+    """
     if engine.pid != os.getpid():
         raise foreign(engine.name, engine.pid)
 
@@ -291,24 +312,25 @@ class AsyncResult(_Job, Task, Generic[T]):
         self._callback = callback
         self._error_callback = error_callback
         self._callback_error = None
-        self._function: str | None = None  # its name, if the callable has no number
-        self.id = engine.next_id()
+        self._function = None
+        self.id: int = engine.next_id()
         self.call = call
         self.kind = kind
         self.payload = payload
         self.weight = weight
-        self.submitted_ns = monotonic_ns()
+        self.submitted_ns: int = monotonic_ns()
         self.attempts = 0
         self.seq = -1
-        self.holder = None
+        self.holder: Held | None = None
         self.state = WAITING
-        self.ended_as = OPEN
-        self.outcome = None
-        self.worker = None
+        self.ended_as: int = OPEN
+        self.outcome: Any = None
+        self.worker: Any = None
         self.begun_ns = 0
         self.ended_ns = 0
         self.policy = policy
         self.retried_ns = 0
+        self.output: Any = None
 
     @property
     def job_id(self) -> int:
@@ -318,10 +340,6 @@ class AsyncResult(_Job, Task, Generic[T]):
     def task_id(self) -> int | None:
         """The number of its task."""
         return self.id
-
-    def function_name(self, task: Task) -> str:
-        """Return the name of what the task calls."""
-        return self._function or super().function_name(task)
 
     def label(self) -> str:
         """Return a word for the job, for views."""
@@ -375,6 +393,15 @@ class AsyncResult(_Job, Task, Generic[T]):
             return cast(T, self.outcome)
         return cast(T, self._value_or_raise(timeout))
 
+    def __await__(self) -> Generator[Any, None, T]:
+        """Wait in a task of an event loop as ``get`` does in a thread: see ``docs/asyncio.md``.
+
+        If the waiting task is cancelled, and nobody else waits for the result, the call is cancelled.
+        """
+        from glasspool import awaiting  # not before there is an event loop
+
+        return awaiting.value_of(self).__await__()
+
     @property
     def info(self) -> TaskInfo:
         """What is known of the task: function, state, times, bytes, process and thread."""
@@ -392,6 +419,7 @@ class MapResult(_Job, Generic[T]):
     __slots__ = (
         "_aborted",
         "_failure",
+        "_function",
         "_id",
         "_length",
         "_number_left",
@@ -431,6 +459,7 @@ class MapResult(_Job, Generic[T]):
         self._failure: Outcome | None = None
         self._value: Outcome | None = None
         self._release: int | None = None
+        self._function = None
         self._room: Room | None = None
         self._settled_bytes = 0
         self._aborted = False
@@ -495,12 +524,15 @@ class MapResult(_Job, Generic[T]):
             missing: How many.
             raised: The call raised, so nobody has this result.
         """
+        collector = self._engine.collector
         if not (raised or self._aborted):
-            self.abort(
-                GlasspoolError(
-                    f"the iterable of {self.label()} gave fewer items than its len() told."
-                )
-            )
+            if collector.draining or collector.stopped:
+                # It began to be fed when those that were being fed had been told.
+                error: GlasspoolError = TaskCancelled("the pool ended before the task began")
+            else:
+                told = f"the iterable of {self.label()} gave fewer items than its len() told."
+                error = GlasspoolError(told)
+            self.abort(error)
         self._aborted = True
         self._number_left -= missing
         if self._number_left == 0:
@@ -565,6 +597,12 @@ class MapResult(_Job, Generic[T]):
             if self._shown is not None:
                 self._shown.wait()
 
+    def __await__(self) -> Generator[Any, None, list[T]]:
+        """Wait as for an ``AsyncResult``; whoever waits last and is cancelled cancels all items."""
+        from glasspool import awaiting  # not before there is an event loop
+
+        return awaiting.value_of(self).__await__()
+
     def wait(self, timeout: float | None = None) -> None:  # type: ignore[override]  # as stock's
         """Wait until the call has ended, at most ``timeout`` seconds."""
         super().wait(timeout)
@@ -598,6 +636,7 @@ class IMapJob:
         "_arrived",
         "_early",
         "_engine",
+        "_function",
         "_id",
         "_is_dropped",
         "_latches",
@@ -633,6 +672,7 @@ class IMapJob:
         self._length: int | None = None  # how many outcomes the reader is to have
         self._made: int | None = None  # how many tasks there are, when all have been made
         self._release: int | None = None
+        self._function: str | None = None
         self._room: Room | None = None
         self._shown: Shown | None = None
 
@@ -643,7 +683,7 @@ class IMapJob:
 
     def function_name(self, task: Task) -> str:
         """Return the name of what a task calls."""
-        return self._engine.callables.name(task.call)
+        return self._function or self._engine.callables.name(task.call)
 
     def label(self) -> str:
         """Return a word for the job, for views."""
@@ -808,6 +848,7 @@ class IMapJob:
         Raises:
             StopIteration: There will be no more.
             multiprocessing.TimeoutError: The deadline has passed.
+            NotYet: The deadline is ``LOOK``.
         """
         latch = Latch()
         # First listed, then looked: whoever pushes after the look finds the latch.
@@ -815,11 +856,13 @@ class IMapJob:
         if self._arrived:
             return
         if self._length is not None and self._pushed >= self._length:
-            if self._shown is not None:
+            if self._shown is not None and deadline != LOOK:
                 self._shown.wait(ends_now=True)
             raise StopIteration
         self._check_not_fed_here()
         self.make_room()  # a signal handler may have raised between our last take and its word
+        if deadline == LOOK:
+            raise NotYet(latch)
         left = None if deadline is None else deadline - time.monotonic()
         if not wait_as_caller(self._engine, latch, left, "waiting in next()"):
             with contextlib.suppress(ValueError):  # it was woken at this moment
@@ -844,15 +887,19 @@ class IMapIterator(Generic[T]):
 
     Any thread may call ``next``. While the iterator is referenced and the pool is open, the pool
     draws no further ahead of the reader than its ``buffersize`` says.
+
+    In a task of an event loop, ``async for`` reads it. Then what is left is cancelled when the iterator
+    is dropped; with ``for`` it runs, as in the standard library.
     """
 
-    __slots__ = ("__weakref__", "_buffer", "_chunked", "_engine", "_job")
+    __slots__ = ("__weakref__", "_awaited", "_buffer", "_chunked", "_engine", "_job")
 
     def __init__(self, job: IMapJob, engine: LocalEngine, chunked: bool) -> None:
         self._job = job
         self._engine = engine
         self._chunked = chunked
         self._buffer: deque[Any] = deque()
+        self._awaited = 0  # so often it was asked for a value, or for itself, by a task of a loop
 
     def cancel(self) -> bool:
         """End the call: what waits never begins, what runs is interrupted. Does not wait.
@@ -863,7 +910,7 @@ class IMapIterator(Generic[T]):
         job = self._job
         if job.has_ended:
             return False
-        _check_process(self._engine)
+        check_process(self._engine)
         collector = self._engine.collector
         collector.mailbox.put(lambda: collector.cancel_job(job))
         return True
@@ -887,7 +934,9 @@ class IMapIterator(Generic[T]):
             multiprocessing.TimeoutError: It did not come in that time; the call may be repeated.
             Exception: What the item raised; the iteration may go on after it.
         """
-        deadline = None if timeout is None else time.monotonic() + timeout
+        return self.__next__(None if timeout is None else time.monotonic() + timeout)
+
+    def __next__(self, deadline: float | None = None) -> T:
         while True:
             if self._chunked:
                 try:
@@ -912,7 +961,19 @@ class IMapIterator(Generic[T]):
                 return cast(T, value)
             self._buffer.extend(value)
 
-    __next__ = next
+    def __aiter__(self) -> AsyncIterator[T]:
+        self._awaited += 1
+        return self
+
+    def __anext__(self) -> Coroutine[Any, Any, T]:
+        """Return the next value, once awaited; a task that is cancelled there may ask again."""
+        from glasspool import awaiting  # not before there is an event loop
+
+        return awaiting.next_of(self)
+
+    async def aclose(self) -> None:
+        """End the call as ``cancel`` does: for ``contextlib.aclosing``. Does not wait."""
+        self.cancel()
 
     def _wait_for_more(self, deadline: float | None) -> None:
         try:
@@ -925,7 +986,10 @@ class IMapIterator(Generic[T]):
         # Any thread, any moment: no lock, no wait. Without a job the constructor was cut short.
         job = getattr(self, "_job", None)
         if job is not None:
-            self._engine.collector.mailbox.put(job.drop)
+            collector = self._engine.collector
+            collector.mailbox.put(job.drop)
+            if self._awaited and not job.has_ended:
+                collector.mailbox.put(lambda: collector.cancel_job(job))
 
 
 def _measure(kind: int, body: Any) -> tuple[int, str]:
@@ -946,21 +1010,25 @@ def _end_of(task: Task) -> tuple[int, str]:
 
 def task_info(engine: LocalEngine, task: Task) -> TaskInfo:
     """Put together what is known of one task."""
-    from glasspool.snapshot import TaskInfo, ThreadRef
+    from glasspool.snapshot import TaskInfo
 
     worker, begun, ended, size, state = None, 0, 0, 0, "waiting"
-    progress = None
+    progress = record = None
     has_ended = task.ended_as != OPEN
     if has_ended:
         worker, begun, ended = task.worker, task.begun_ns, task.ended_ns
         size, state = _end_of(task)
     elif task.holder is not None:
-        worker, begun, progress = _where(engine, task)
+        worker, begun, progress = where(engine, task)
         state = "running" if begun else "sent"
+        record = worker.record if worker is not None and begun else None
+    stdout = stderr = None
+    if engine.outputs is not None and (begun or has_ended):
+        stdout, stderr = engine.outputs.live(record, task)
     pid, slot, thread = None, None, None
     if worker is not None and (begun or has_ended):
         pid, slot = worker.pid, worker.slot
-        thread = ThreadRef("MainThread", worker.ident, worker.native_id or worker.pid, True)
+        thread = runner_of(worker)
     return TaskInfo(
         id=task.id,
         job=task.job.job_id,
@@ -980,6 +1048,8 @@ def task_info(engine: LocalEngine, task: Task) -> TaskInfo:
         argument_bytes=plain.argument_bytes(task),
         result_bytes=size if ended else None,
         progress=progress,
+        stdout=stdout,
+        stderr=stderr,
     )
 
 
@@ -1017,7 +1087,7 @@ def job_info(
     )
 
 
-def _where(
+def where(
     engine: LocalEngine, task: Task
 ) -> tuple[Worker | None, int, tuple[float, float | None] | None]:
     """Return the worker that holds a task, when it began it (0: not yet), and how far it says to be."""
@@ -1027,6 +1097,7 @@ def _where(
                 entry = engine.board.entry(worker.record, task.seq)
                 if entry is None:
                     return worker, 0, None
+                worker = in_lane(worker, entry.lane)
                 return worker, entry.begun_ns, engine.board.progress(worker.record, task.seq)
             except ValueError:  # the pool has ended meanwhile, and its scoreboard with it
                 return worker, 0, None

@@ -71,8 +71,9 @@ class TaskInfo:
     chunks) and ``item`` the index within the chunk of the one that runs, or of the first one that
     may run: ``grain`` says how finely that is known (``task`` or ``item``).
     For a map, ``tasks`` are its chunks. ``progress`` is what the task last said of itself by
-    ``glasspool.report_progress``: how much is done, and of how much (None: not said). Fields that do not
-    apply yet are None.
+    ``glasspool.report_progress``: how much is done, and of how much (None: not said). ``stdout`` and
+    ``stderr`` are what it has written, in a pool with ``capture_output=True``. Fields that do not apply yet
+    are None.
     """
 
     id: int | None
@@ -97,6 +98,8 @@ class TaskInfo:
     result_bytes: int | None = None
     tasks: tuple[TaskInfo, ...] = ()
     progress: tuple[float, float | None] | None = None
+    stdout: str | None = None
+    stderr: str | None = None
 
     def _repr_html_(self) -> str:
         from glasspool.views import html  # not before a notebook asks
@@ -195,7 +198,9 @@ class ProcessInfo:
     ``tasks_done`` and ``busy_s`` count finished tasks of this process and the time spent in them.
     ``reason`` says why the pool itself replaced or ended it.
     ``command`` is its command line, ``python_version`` its interpreter's, such as ``3.12``, where known.
-    ``time`` is how a worker of ours spent its life so far.
+    ``time`` is how a worker of ours spent its life so far. ``native_threads`` says for each library of a
+    worker that computes with threads of its own (BLAS, OpenMP) how many it may use, such as
+    ``{"openblas": 1}``; empty: none is loaded; None: not known.
     """
 
     pid: int
@@ -217,6 +222,7 @@ class ProcessInfo:
     command: str | None = None
     python_version: str | None = None
     time: WorkerTime | None = None
+    native_threads: Mapping[str, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,6 +241,7 @@ class DeathCertificate:
     ``stack`` is the last one known of the thread that faulted, else of the task's: outermost call
     first, ``stack_age_s`` before the death was noticed. ``stack_source`` is ``faulthandler`` (what it
     wrote as the worker died) or ``self`` (the worker's own word, when a picture was taken).
+    ``others_lost`` is how many tasks were lost beside it: a worker with lanes runs several at once.
     ``last_log`` and ``last_output`` are the last lines that the worker logged, and that it wrote
     through ``sys.stdout`` and ``sys.stderr``, oldest first.
     """
@@ -258,18 +265,26 @@ class DeathCertificate:
     stack_source: str | None = None
     last_log: tuple[str, ...] = ()
     last_output: tuple[str, ...] = ()
+    others_lost: int = 0
 
     def text(self) -> str:
         """Say in at most six lines what happened to whom, where it was, and what to do next."""
         lines = [
             f"worker {self.slot} (pid {self.pid}) {self.cause} {self._when()}.",
-            "Other tasks are unharmed; the worker was replaced.",
+            self._others(),
             self._memory(),
             self._where(),
             self._last_words(),
             self.advice,
         ]
         return "\n".join(line for line in lines if line)
+
+    def _others(self) -> str:
+        if not self.others_lost:
+            return "Other tasks are unharmed; the worker was replaced."
+        lost = "1 other task" if self.others_lost == 1 else f"{self.others_lost} other tasks"
+        was = "was" if self.others_lost == 1 else "were"
+        return f"In its other lanes {lost} {was} lost with it; those of other workers are unharmed."
 
     def _when(self) -> str:
         task = self.task

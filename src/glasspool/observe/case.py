@@ -66,8 +66,18 @@ class Case:
 
     @cached_property
     def workers(self) -> int:
-        """How many workers the pool had at a time."""
-        return workers_of(self.recording)
+        """How many workers the pool had at a time; where they have lanes, how many lanes."""
+        return workers_of(self.recording) * self.lanes
+
+    @cached_property
+    def lanes(self) -> int:
+        """How many tasks ran at once in a worker, at most."""
+        return 1 + max((task.lane for task in self.recording.tasks), default=0)
+
+    @property
+    def unit(self) -> str:
+        """What ``workers`` counts."""
+        return "worker" if self.lanes == 1 else "lane"
 
     @cached_property
     def accounts(self) -> tuple[WorkerAccount, ...]:

@@ -100,14 +100,21 @@ class _Judge:
 
     def pool(self, pool: PoolInfo) -> Iterator[Finding]:
         """Say what holds up one pool."""
-        stuck = [finding for worker in pool.workers for finding in self._worker(pool, worker)]
+        stuck = [
+            finding
+            for worker in pool.workers
+            for thread in _at_work(worker)
+            for finding in self._worker(pool, worker, thread)
+        ]
         yield from self._without_workers(pool)
         yield from stuck
         nested = [finding for finding in stuck if finding.kind == "nested"]
-        if nested and len(nested) == len(pool.workers):
+        if nested and len(nested) == _places(pool):
+            places = "workers" if len(nested) == len(pool.workers) else "lanes of the workers"
             text = (
-                f"all {len(nested)} workers of {pool.name} wait for other tasks: if these are tasks of "
-                f"{pool.name} itself, no worker is left to run them (nested calls)"
+                f"all {len(nested)} {places} of {pool.name} wait for other tasks: if these are tasks of "
+                f"{pool.name} itself, no {'worker' if places == 'workers' else 'lane'} is left to run "
+                "them (nested calls)"
             )
             yield Finding("nested", text, pool=pool.name)
         for thread in pool.threads:
@@ -137,11 +144,9 @@ class _Judge:
         why = f": {'; '.join(pool.notes)}" if pool.notes else ""
         yield Finding("no-worker", f"{pool.name} has no worker, and none can be started{why}")
 
-    def _worker(self, pool: PoolInfo, worker: ProcessInfo) -> Iterator[Finding]:
-        main = next((thread for thread in worker.threads if thread.is_main), None)
-        if main is None:
-            return
-        who = f"worker {worker.slot} (pid {worker.pid})"
+    def _worker(self, pool: PoolInfo, worker: ProcessInfo, main: ThreadInfo) -> Iterator[Finding]:
+        lane = "" if main.is_main else f", {main.name.rpartition(' ')[2]}"
+        who = f"worker {worker.slot} (pid {worker.pid}{lane})"
         kind, what = self._occupation(worker, main)
         is_stopped = main.state.startswith("stopped")
         if is_stopped and not kind:
@@ -332,3 +337,17 @@ def _seconds(seconds: float | None) -> str:
     if seconds is None:
         return "some time"
     return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+
+
+def _at_work(worker: ProcessInfo) -> list[ThreadInfo]:
+    """Return the threads of a worker that tell what it is at: lanes with a task, else the main thread."""
+    lanes = [
+        t for t in worker.threads if "task" in t.roles and not t.is_main and t.task is not None
+    ]
+    return lanes or [thread for thread in worker.threads if thread.is_main]
+
+
+def _places(pool: PoolInfo) -> int:
+    """Return how many tasks of a pool can run at once."""
+    threads = [thread for worker in pool.workers for thread in worker.threads]
+    return max(len(pool.workers), sum("task" in thread.roles for thread in threads))

@@ -37,7 +37,7 @@ def inspect(target: Any = None, *, stacks: bool = False) -> Snapshot:
         target: One of these, or None for all pools of this process that have a thread or a process,
             ours and others, found without being told:
 
-            - a ``glasspool.Pool``;
+            - a ``glasspool.Pool`` or ``glasspool.Executor``;
             - a ``multiprocessing.pool.Pool`` or ``ThreadPool``, and those of ``multiprocess`` and
               ``billiard``;
             - a ``concurrent.futures.ProcessPoolExecutor`` or ``ThreadPoolExecutor``;
@@ -93,7 +93,7 @@ def answer(engine: LocalEngine, question: Mapping[str, Any]) -> dict[str, Any]:
     ``tasks`` says how many open tasks to list at most. With ``others``, the pools of other libraries in this
     process are told, too: without the stacks of their workers, which only a reader from outside could get.
     """
-    from glasspool.observe import control, inside, roster
+    from glasspool.observe import control, roster
 
     if question.get("ask") in control.ASKED:
         return control.answer(engine, question)
@@ -104,16 +104,26 @@ def answer(engine: LocalEngine, question: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(most, int) or not 0 <= most <= roster.OPEN_TASKS:
         return {"error": f"tasks must be a number up to {roster.OPEN_TASKS}"}
     picture = roster.snapshot((engine,), stacks=bool(question.get("stacks")), tasks=most)
-    foreign = _found() if question.get("others") else []
-    if foreign:
-        told = inside.describe(foreign, stacks=False, others=_of_ours())
-        picture = replace(picture, pools=_with_one_parent((*picture.pools, *told)))
-    return {"snapshot": picture.to_dict()}
+    return {"snapshot": with_others(picture, bool(question.get("others"))).to_dict()}
+
+
+def with_others(picture: Snapshot, wanted: bool) -> Snapshot:
+    """Add the pools of other libraries in this process to a picture, if they are wanted."""
+    foreign = _found() if wanted else []
+    if not foreign:
+        return picture
+    from glasspool.observe import inside
+
+    told = inside.describe(foreign, stacks=False, others=_of_ours())
+    return replace(picture, pools=_with_one_parent((*picture.pools, *told)))
 
 
 def _is_ours(target: Any) -> bool:
-    module = sys.modules.get("glasspool.pool")
-    return module is not None and isinstance(target, module.Pool)
+    for home, name in (("glasspool.pool", "Pool"), ("glasspool.executor", "Executor")):
+        module = sys.modules.get(home)
+        if module is not None and isinstance(target, getattr(module, name)):
+            return True
+    return False
 
 
 def _read(target: Any, takes: str, kinds: str) -> Inside:
@@ -167,6 +177,12 @@ def _all(stacks: bool) -> Snapshot:
         from glasspool.observe import roster
 
         ours = roster.snapshot(engines, stacks=stacks).pools
+    if threads := registry.live_thread_engines():
+        from glasspool.observe import thread_pools
+
+        alone = len(threads) == 1 and not engines
+        more = (thread_pools.describe(one, stacks=stacks, alone=alone) for one in threads)
+        ours = _with_one_parent((*ours, *more))
     told = inside.describe(foreign, stacks=stacks, others=_of_ours()) if foreign else ()
     pools = _with_one_parent((*ours, *told)) if ours and told else (*ours, *told)
     return Snapshot(pools, taken_at, time.monotonic() - begun)

@@ -57,9 +57,9 @@ class History:
         self._slowest: list[tuple[int, int, TaskRecord]] = []
         self._most_slowest = slowest
         self._numbers = itertools.count()
-        self.seen = 0
+        self.seen: int = 0
         """How many records came in."""
-        self.lost = 0
+        self.lost: int = 0
         """How many tasks ended of which there is no record."""
 
     # Counters by second ---------------------------------------------------------------------------
@@ -217,7 +217,7 @@ class Flame:
     def __init__(self, *, nodes: int = FLAME_NODES) -> None:
         self._root = _Node()
         self._left = nodes
-        self.samples = 0
+        self.samples: int = 0
         """How many pictures came in."""
 
     def add(self, picture: Snapshot) -> None:

@@ -37,7 +37,12 @@ _ROLES = {
     "callback": ("callback",),
     "iterable": ("iterable",),
     "progress": ("progress",),
+    "logs": ("logs",),
+    "handlers": ("worker-handler", "task-handler", "result-handler"),
 }
+
+THREADS = "threads"
+"""What stands for the start method in the file of a thread pool, which has no records of workers."""
 
 # What the command line of a process that multiprocessing started holds, and the role it means.
 _STARTED_WITH = (
@@ -59,9 +64,14 @@ def counts(board: Board) -> tuple[int, int, int]:
     for record in _records(board):
         done += board.word(record, scoreboard.W_DONE)
         if board.word(record, scoreboard.W_STATE) == scoreboard.READY:
-            runs = board.current(record) is not None
+            runs = bool(board.running(record))
             busy, idle = busy + runs, idle + (not runs)
     return busy, idle, done
+
+
+def kind_of(header: scoreboard.Header) -> str:
+    """Return the kind of the pool that a scoreboard belongs to."""
+    return "glasspool.ThreadPool" if header.start_method == THREADS else "glasspool.Pool"
 
 
 def worker_pids(board: Board) -> frozenset[int]:
@@ -118,19 +128,20 @@ def pool_of_board(board: Board) -> PoolInfo | None:
     prefix = _prefix(workers)
     known = {worker.pid for worker in workers}
     others = [_other(pid, known) for pid in _descendants(header.pid) if pid not in known]
-    busy, _idle, done = counts(board)
+    *_, done = counts(board)
+    tasks = tuple(t.task for w in workers for t in w.threads if t.task is not None)
     return PoolInfo(
         name=header.name,
-        kind="glasspool.Pool",
+        kind=kind_of(header),
         pid=header.pid,
         processes=(
             _parent(parent, header.name, prefix),
             *(other for other in others if other is not None),
             *workers,
         ),
-        tasks=tuple(t.task for w in workers for t in w.threads if t.task is not None),
-        stats={"running": busy, "done": done},
-        start_method=header.start_method or None,
+        tasks=tasks,
+        stats={"running": len(tasks), "done": done},
+        start_method=None if header.start_method == THREADS else header.start_method or None,
         size=header.size,
         made_at=header.made_at or None,
         initializer=header.initializer or None,
@@ -200,8 +211,8 @@ def worker_of_record(board: Board, record: int) -> ProcessInfo | None:
     if found is None or found.state in "ZX":
         return None
     slot = board.word(record, scoreboard.W_SLOT)
-    task = _current(board, record, pid, slot)
-    threads = tuple(_worker_threads(board, record, found, task))
+    tasks = _running(board, record, pid, slot)
+    threads = tuple(_worker_threads(board, record, found, tasks))
     main = next((thread for thread in threads if thread.is_main), None)
     state = board.word(record, scoreboard.W_STATE)
     return ProcessInfo(
@@ -209,7 +220,7 @@ def worker_of_record(board: Board, record: int) -> ProcessInfo | None:
         name=f"worker {slot}",
         role="worker",
         threads=threads,
-        state=_worker_state(state, task),
+        state=_worker_state(state, bool(tasks)),
         slot=slot,
         generation=board.word(record, scoreboard.W_GENERATION),
         started_at=found.started_at,
@@ -228,17 +239,26 @@ def worker_time(parts: account.Account | None) -> WorkerTime | None:
     return None if parts is None else WorkerTime(*(part / 1e9 for part in parts))
 
 
-def _worker_state(state: int, task: TaskInfo | None) -> str:
+def _worker_state(state: int, is_busy: bool) -> str:
     if state == scoreboard.READY:
-        return "idle" if task is None else "busy"
+        return "busy" if is_busy else "idle"
     words = scoreboard.STATE_WORDS
     return words[state] if state < len(words) else "unknown"
 
 
-def _current(board: Board, record: int, pid: int, slot: int) -> TaskInfo | None:
-    entry = board.current(record)
-    if entry is None:
-        return None
+def _running(board: Board, record: int, pid: int, slot: int) -> dict[int, TaskInfo]:
+    """Return the tasks that a worker runs, by lane."""
+    return {entry.lane: _task(board, record, entry, pid, slot) for entry in board.running(record)}
+
+
+def task_in(board: Board, record: int, task: int) -> TaskInfo | None:
+    """Return a task that the worker with a record runs, None if it does not."""
+    pid, slot = board.word(record, scoreboard.W_PID), board.word(record, scoreboard.W_SLOT)
+    running = _running(board, record, pid, slot).values()
+    return next((one for one in running if one.id == task), None)
+
+
+def _task(board: Board, record: int, entry: scoreboard.Entry, pid: int, slot: int) -> TaskInfo:
     since_s = max(0.0, (time.monotonic_ns() - entry.begun_ns) / 1e9)
     return TaskInfo(
         id=entry.task,
@@ -268,29 +288,60 @@ def _initializer(board: Board, record: int, main: ThreadInfo | None) -> Initiali
     )
 
 
+def main_roles(initializes: bool, has_lanes: int) -> tuple[str, ...]:
+    """Return what a worker's main thread is for."""
+    duty = "dispatcher" if has_lanes else "task"
+    return ("initializer", duty) if initializes else (duty,)
+
+
+def _lanes(board: Board, record: int) -> dict[int, tuple[int, int]]:
+    """Return a worker's lanes by native id: their number and ident."""
+    words = board.words
+    found = {}
+    for lane in range(board.lanes):
+        at = board.lane(record, lane)
+        found[words[at + scoreboard.W_NATIVE]] = lane, words[at + scoreboard.W_IDENT]
+    return found
+
+
 def _worker_threads(
-    board: Board, record: int, process: OsProcess, task: TaskInfo | None
+    board: Board, record: int, process: OsProcess, tasks: dict[int, TaskInfo]
 ) -> Iterator[ThreadInfo]:
     main = board.word(record, scoreboard.W_NATIVE) or process.pid
     begun = board.word(record, scoreboard.W_INIT_BEGUN_NS)
     noted = {thread.native_id: thread for thread in board.threads(record)}
+    lanes, slot = _lanes(board, record), board.word(record, scoreboard.W_SLOT)
     for thread in _threads(process.pid):
         if thread.tid == main:
             yield _thread(
                 thread,
-                process=f"worker {board.word(record, scoreboard.W_SLOT)}",
+                process=f"worker {slot}",
                 name="MainThread",
-                roles=("initializer", "task") if begun else ("task",),
+                roles=main_roles(bool(begun), board.lanes),
                 pool=board.header.name,
                 ident=board.word(record, scoreboard.W_IDENT) or None,
-                task=task,
+                task=None if lanes else tasks.get(0),
                 evidence=Evidence("scoreboard"),
             )
+        elif thread.tid in lanes:
+            lane, ident = lanes[thread.tid]
+            told = _thread(
+                thread,
+                process=f"worker {slot}",
+                name=f"{board.header.name} w{slot:02d} lane-{lane}",
+                roles=("task",),
+                pool=board.header.name,
+                ident=ident or None,
+                task=tasks.get(lane),
+                evidence=Evidence("scoreboard"),
+            )
+            resting = told.task is None and thread.state not in "Tt"
+            yield replace(told, state="idle") if resting else told
         else:
             child = noted.get(thread.tid)
             yield _thread(
                 thread,
-                process=f"worker {board.word(record, scoreboard.W_SLOT)}",
+                process=f"worker {slot}",
                 name=child.name if child else thread.name,
                 roles=("task-child",) if child else ("native",),
                 pool=board.header.name,

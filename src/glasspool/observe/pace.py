@@ -110,13 +110,14 @@ def _sample(pool: PoolInfo, at: float, taken_at: float) -> _Sample:
 
 
 def _busy_s(worker: ProcessInfo, taken_at: float) -> float:
-    """Return for how long a worker was in tasks so far, the running ones included."""
+    """Return for how long a worker was in tasks so far, the running ones included: a mean of its lanes."""
+    lanes = sum("task" in thread.roles for thread in worker.threads)
     running = [
         thread.task.run_s or 0.0
         for thread in worker.threads
         if thread.task is not None and thread.task.state == "running" and "task" in thread.roles
     ]
-    return worker.busy_s + sum(running)
+    return (worker.busy_s + sum(running)) / max(1, lanes)
 
 
 def _rate(before: int | None, now: int | None, passed_s: float) -> float | None:

@@ -211,6 +211,7 @@ def _task(pool: str, row: Noted, longest: Mapping[int, bytes]) -> TaskRecord:
         submitter=row.submitter or None,
         sent_ns=row.sent_ns or None,
         received_ns=row.received_ns,
+        lane=row.lane,
     )
 
 

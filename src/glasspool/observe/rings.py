@@ -34,12 +34,14 @@ class _Ring:
 
     ``owner`` is pid and generation of the worker; ``next_seq`` the first of its tasks that has not been
     read: all before it were, or are counted as lost, or had ended when the watch began. ``skipped`` of them
-    were taken back from the worker, which so did not do them.
+    were taken back from the worker, which so did not do them. ``open`` are those before it that still ran in
+    a lane of the worker when they were looked at.
     """
 
     owner: tuple[int, int]
     next_seq: int
     skipped: int = 0
+    open: set[int] = field(default_factory=set)
 
 
 @dataclass(slots=True)
@@ -77,7 +79,7 @@ class Rings:
         self._names: dict[int, str] = {}
         self._is_first = True
         self._workers: tuple[tuple[int, int, bool], ...] = ()
-        self.has_news = False
+        self.has_news: bool = False
         """Whether a worker came or went since the owner of this took it back."""
 
     def close(self) -> None:
@@ -152,13 +154,15 @@ class Rings:
                 self._remember(ring)
             ring = self._rings[record] = _Ring(owner, first)
         last = board.newest(record, ring.next_seq)
-        return None if last is None else _Part(record, ring, ring.next_seq, last)
+        if last is None:
+            return _Part(record, ring, ring.next_seq, ring.next_seq - 1) if ring.open else None
+        return _Part(record, ring, ring.next_seq, last)
 
     def _remember(self, ring: _Ring) -> None:
         """Keep how far a worker was read whose record another one has, until the pool tells its end."""
         if len(self._read) >= _REMEMBERED:
             del self._read[next(iter(self._read))]
-        self._read[ring.owner] = ring.next_seq - ring.skipped
+        self._read[ring.owner] = ring.next_seq - ring.skipped - len(ring.open)
 
     def _oldest(self, record: int) -> int:
         last = self.board.last_seq(record)
@@ -179,6 +183,9 @@ class Rings:
         """Read the tasks of one part; the last one of them may still run."""
         board, record, ring = self.board, part.record, part.ring
         self._skip_to(part, part.last - scoreboard.RING + 2, harvest)
+        if board.lanes:
+            self._take_of_lanes(part, harvest)
+            return
         entries = board.entries(record, part.first, part.last - 1)
         harvest.lost += part.last - part.first - len(entries)  # overwritten just now
         ring.next_seq = part.last
@@ -191,6 +198,23 @@ class Rings:
             entries.append(newest)
             ring.next_seq += 1
         self._add_records(entries, part, harvest)
+
+    def _take_of_lanes(self, part: _Part, harvest: Harvest) -> None:
+        """Read the tasks of one part that have ended, and of those that ran when the one before was read."""
+        board, record, ring = self.board, part.record, part.ring
+        ring.open.update(range(part.first, part.last + 1))
+        ring.next_seq = part.last + 1
+        ended = []
+        for seq in sorted(ring.open):
+            entry = board.entry(record, seq)
+            if entry is None:  # others have come round to its place, and it runs no more
+                harvest.lost += 1
+            elif not entry.ended_ns or board.entry(record, seq) != entry:
+                continue  # it runs, or its end is just being written
+            else:
+                ended.append(entry)
+            ring.open.discard(seq)
+        self._add_records(ended, part, harvest)
 
     def _add_records(self, entries: Iterable[Entry], part: _Part, harvest: Harvest) -> None:
         slot = self.board.word(part.record, scoreboard.W_SLOT)

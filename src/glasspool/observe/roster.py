@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 from glasspool.engines.local import arguments, kernel
 from glasspool.engines.local import scoreboard as sb
+from glasspool.engines.local.workers import in_lane, runner_of
 from glasspool.latch import Latch
 from glasspool.ledger import WAITING
-from glasspool.observe import inside, outside, pyspy, threads
+from glasspool.observe import inside, native_counts, outside, pyspy, threads
 from glasspool.observe.threads import Classify, Verdict
 from glasspool.results import task_info
 from glasspool.snapshot import (
@@ -31,13 +32,13 @@ from glasspool.snapshot import (
     Snapshot,
     TaskInfo,
     ThreadInfo,
-    ThreadRef,
     WorkerTime,
 )
 
 if TYPE_CHECKING:
     from glasspool.engines.local.engine import LocalEngine
     from glasspool.engines.local.workers import Worker
+    from glasspool.engines.threads.engine import ThreadEngine
     from glasspool.ledger import Task
 
 ASK_TIMES = 5
@@ -81,7 +82,7 @@ def describe(
     counters = stats(engine)
     pool = PoolInfo(
         name=engine.name,
-        kind="glasspool.Pool",
+        kind=engine.kind,
         pid=os.getpid(),
         processes=(
             _with_callback_time(engine, parent),
@@ -119,7 +120,9 @@ def stats(engine: LocalEngine) -> dict[str, int]:
     ledger = engine.collector.ledger
     workers = list(engine.handler.workers.copy().values())
     ready = [worker for worker in workers if worker.ready and not worker.stopping]
-    busy = [worker for worker in ready if worker.held or worker.direct]
+    # With lanes, also workers that only finish what they run: one of their lanes did not let go.
+    at_work = [worker for worker in workers if worker.ready] if engine.lanes else ready
+    busy = [worker for worker in at_work if worker.held or worker.direct]
     direct = [worker for worker in ready if worker.direct]
     lender = engine.collector.lender
     unseen = sum(
@@ -138,7 +141,7 @@ def stats(engine: LocalEngine) -> dict[str, int]:
         + len(direct),
         "waiting": max(0, ledger.open - sent) + unseen,
         "sent": sent + len(direct),
-        "running": min(sent + len(direct), len(busy)),
+        "running": min(sent + len(direct), _running_at_most(engine, busy)),
         **ledger.ended,
         "done": ledger.ended["done"] + lender.done,
         "failed": ledger.ended["failed"] + lender.failed,
@@ -151,6 +154,12 @@ def stats(engine: LocalEngine) -> dict[str, int]:
         "over_memory": engine.over_memory,
         "waiting_bytes": waiting_bytes,
     }
+
+
+def _running_at_most(engine: LocalEngine, busy: list[Worker]) -> int:
+    if not engine.lanes:
+        return len(busy)
+    return sum(min(len(worker.held or ()), engine.lanes) for worker in busy)
 
 
 def slowest(engine: LocalEngine, count: int = 10) -> tuple[TaskInfo, ...]:
@@ -171,7 +180,7 @@ def slowest(engine: LocalEngine, count: int = 10) -> tuple[TaskInfo, ...]:
             state="done" if entry.status == sb.DONE else "failed",
             slot=worker.slot,
             pid=worker.pid,
-            thread=ThreadRef("MainThread", worker.ident, worker.native_id, True),
+            thread=runner_of(in_lane(worker, entry.lane)),
             begun_at=now - (clock - entry.begun_ns) / 1e9,
             ended_at=now - (clock - entry.ended_ns) / 1e9,
             run_s=lasted / 1e9,
@@ -184,12 +193,14 @@ def slowest(engine: LocalEngine, count: int = 10) -> tuple[TaskInfo, ...]:
 class _Classifier:
     """Tells what the threads of this process are for."""
 
-    def __init__(self, engine: LocalEngine, alone: bool) -> None:
+    def __init__(self, engine: LocalEngine | ThreadEngine, alone: bool) -> None:
         from glasspool import registry
 
         self._known: dict[threading.Thread, Verdict] = {}
         self._callers: dict[int, str] = {}
-        for other in {*registry.live_engines(), engine}:
+        engines: set[LocalEngine | ThreadEngine] = {engine}
+        engines.update(registry.live_engines(), registry.live_thread_engines())
+        for other in engines:
             for thread, (roles, state) in other.own_threads().items():
                 mine = other is engine or not alone
                 self._known[thread] = (roles if mine else ("other-pool",), state, other.name)
@@ -209,8 +220,14 @@ def classifier() -> Classify | None:
     """Tell what the threads of our pools in this process are for; None if there is no pool."""
     from glasspool import registry
 
-    engines = registry.live_engines()
+    engines: list[LocalEngine | ThreadEngine] = [*registry.live_engines()]
+    engines += registry.live_thread_engines()
     return _Classifier(engines[0], alone=False) if engines else None
+
+
+def classifier_of(engine: LocalEngine | ThreadEngine, alone: bool) -> Classify:
+    """Tell what the threads of this process are for, in a picture of one pool, or of all."""
+    return _Classifier(engine, alone)
 
 
 def _with_callback_time(engine: LocalEngine, parent: ProcessInfo) -> ProcessInfo:
@@ -242,7 +259,7 @@ def _state(engine: LocalEngine) -> str:
 def _notes(engine: LocalEngine) -> tuple[str, ...]:
     failure = engine.collector.failure
     told = () if failure is None else (str(failure),)
-    return told + tuple(engine.shortage.notes.copy().values())
+    return told + tuple(engine.shortage.notes.copy().values()) + native_counts.notes(engine)
 
 
 def _open_tasks(engine: LocalEngine, most: int) -> list[TaskInfo]:
@@ -298,13 +315,13 @@ def _living_worker(
     if described is None or described.pid != worker.pid:
         return _starting(engine, worker) if worker.pid else None
     process = worker.process
-    task = _running(engine, worker, described)
     answer_of = told.get(worker.pid)
     return replace(
         described,
+        native_threads=native_counts.of_worker(worker, described.threads),
         name=process.name if process is not None else described.name,
         threads=tuple(
-            _worker_thread(engine, worker, thread, task, answer_of) for thread in described.threads
+            _worker_thread(engine, worker, thread, answer_of) for thread in described.threads
         ),
     )
 
@@ -331,7 +348,7 @@ def _place(worker: Worker, state: str) -> str:
 
 
 def _starting(engine: LocalEngine, worker: Worker) -> ProcessInfo | None:
-    roles = ("task",) if engine.initializer is None else ("initializer", "task")
+    roles = outside.main_roles(engine.initializer is not None, engine.lanes)
     described = inside.server_process("worker", worker.pid)
     if described is None:
         return None
@@ -349,9 +366,8 @@ def _starting(engine: LocalEngine, worker: Worker) -> ProcessInfo | None:
     )
 
 
-def _running(engine: LocalEngine, worker: Worker, described: ProcessInfo) -> TaskInfo | None:
-    """Return the task that the worker runs, as the scoreboard and the ledger know it together."""
-    seen = next((thread.task for thread in described.threads if thread.is_main), None)
+def _running(engine: LocalEngine, worker: Worker, seen: TaskInfo | None) -> TaskInfo | None:
+    """Return the task that a thread runs, as the scoreboard and the ledger know it together."""
     if seen is None or seen.id is None:
         return seen
     task: Task | None = worker.held.tasks.get(seen.id) if worker.held is not None else None
@@ -366,7 +382,7 @@ def _running(engine: LocalEngine, worker: Worker, described: ProcessInfo) -> Tas
         progress=seen.progress,
     )
     if task.items > 1:
-        word = engine.board.word(worker.record, sb.W_ITEM)
+        word = engine.board.words[engine.board.place(worker.record, task.seq) + sb.W_ITEM]
         grain = "item" if word & sb.GRAIN_ITEM else "task"
         info = replace(info, item=word & sb.ITEM_MASK, grain=grain)
     return replace(info, arguments=arguments.of_task(task, info.item))
@@ -376,13 +392,12 @@ def _worker_thread(
     engine: LocalEngine,
     worker: Worker,
     thread: ThreadInfo,
-    task: TaskInfo | None,
     answer_of: _Answer | None,
 ) -> ThreadInfo:
-    if thread.is_main:
-        thread = replace(thread, task=task, pool=engine.name)
+    if "task" in thread.roles:
+        thread = replace(thread, task=_running(engine, worker, thread.task), pool=engine.name)
     else:
-        thread = _with_maker(engine, worker, thread, task)
+        thread = _with_maker(engine, worker, thread)
     if answer_of is None:
         return thread
     told = answer_of.threads.get(thread.native_id) if answer_of.threads is not None else None
@@ -403,14 +418,13 @@ def _worker_thread(
     )
 
 
-def _with_maker(
-    engine: LocalEngine, worker: Worker, thread: ThreadInfo, running: TaskInfo | None
-) -> ThreadInfo:
+def _with_maker(engine: LocalEngine, worker: Worker, thread: ThreadInfo) -> ThreadInfo:
     """Add the task that started a thread, which may have ended since."""
     for entry in engine.board.threads(worker.record):
         if entry.native_id == thread.native_id and entry.task:
-            if running is not None and running.id == entry.task:
-                return replace(thread, task=running)
+            if entry.task in {running.task for running in engine.board.running(worker.record)}:
+                seen = outside.task_in(engine.board, worker.record, entry.task)
+                return replace(thread, task=_running(engine, worker, seen))
             ended = next(
                 (e for e in engine.board.finished(worker.record) if e.task == entry.task), None
             )

@@ -98,7 +98,7 @@ def _starved(case: Case) -> Advice | None:
         "starved-by-iterable",
         "The workers wait for the iterable: it gives its items slower than they are worked on.",
         f"its thread drew items for {duration(work.drawing_s)}; meanwhile the workers were idle for "
-        f"{duration(work.starved_s)} of {_of(work.worker_s, case.workers)} "
+        f"{duration(work.starved_s)} of {_of(work.worker_s, case.workers, case.unit)} "
         f"({percent(work.starved_s, work.worker_s)})",
         "Let the iterable give what is cheap (paths, numbers, offsets), and do the reading and parsing in "
         "the task; or use fewer workers: more of them cannot help.",
@@ -305,7 +305,7 @@ def _tail(case: Case) -> Advice | None:
 def _too_few(case: Case) -> Advice | None:
     if not case.tasks or case.workers < 2:
         return None
-    pids = {task.pid for task in case.recording.tasks if task.pid is not None}
+    pids = {(task.pid, task.lane) for task in case.recording.tasks if task.pid is not None}
     unused = case.workers - len(pids)
     window_s = case.work.worker_s / case.workers
     if unused < UNUSED_PART * case.workers or window_s < LEAST_LOSS_S:
@@ -317,11 +317,12 @@ def _too_few(case: Case) -> Advice | None:
     held = f" with {items:,} items" if items > case.tasks else ""
     return Advice(
         "too-few-tasks",
-        "There are fewer tasks than workers.",
-        f"{few}{held} for {case.workers} workers, in {duration(window_s)}: {unused} never had one",
+        f"There are fewer tasks than {case.unit}s.",
+        f"{few}{held} for {case.workers} {case.unit}s, in {duration(window_s)}: {unused} never had one",
         "Use a smaller chunksize (or none), so that there are some tasks for each worker."
         if items >= case.workers
-        else f"Cut the work into smaller tasks, or make the pool with processes={len(pids)}.",
+        else "Cut the work into smaller tasks, or make the pool with "
+        f"{'processes' if case.lanes == 1 else 'processes * threads'}={len(pids)}.",
         case.recording.pool,
     )
 
@@ -427,8 +428,8 @@ def _tasks(count: int) -> str:
     return "1 task was" if count == 1 else f"{count:,} tasks were"
 
 
-def _of(worker_s: float, workers: int) -> str:
-    return f"{duration(worker_s)} ({workers} worker{'' if workers == 1 else 's'})"
+def _of(worker_s: float, workers: int, unit: str = "worker") -> str:
+    return f"{duration(worker_s)} ({workers} {unit}{'' if workers == 1 else 's'})"
 
 
 def _round(number: int) -> int:

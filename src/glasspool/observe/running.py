@@ -219,11 +219,18 @@ def _listing(path: Path) -> Listing:
 def _told_by_header(path: Path, board: scoreboard.Board) -> Listing:
     header = board.header
     stale = board.is_stale()
+    busy: int | None
+    idle: int | None
+    done: int | None
     busy, idle, done = outside.counts(board)
+    kind = outside.kind_of(header)
+    if header.start_method == outside.THREADS:
+        busy = idle = done = None  # its threads write nothing down
     return Listing(
         name=header.name,
         path=str(path),
         pid=header.pid,
+        kind=kind,
         state="stale" if stale else "running",
         size=header.size,
         busy=busy,

@@ -9,6 +9,7 @@ import warnings
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from glasspool.engines.local import events
 from glasspool.engines.local.workers import report_thread_error
 from glasspool.observe import procfs, roster
 from glasspool.observe.diagnosis import Finding, diagnose
@@ -37,7 +38,9 @@ def warn(engine: LocalEngine, stall: Stall) -> None:
         if found and all(finding.kind == "reader" for finding in found):
             return  # it is the program's to take its results when it likes
         file, _, line = engine.made_at.rpartition(":")
-        warnings.warn_explicit(text(picture, stall.quiet_s, found), StallWarning, file, int(line))
+        said = text(picture, stall.quiet_s, found)
+        events.pool_stalled(engine, said, stall.quiet_s)
+        warnings.warn_explicit(said, StallWarning, file, int(line))
     except Exception:  # also the warning itself, if the program wants errors
         if not engine.done.is_set():
             report_thread_error()

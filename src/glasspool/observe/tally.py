@@ -163,7 +163,7 @@ class Bins:
     def __init__(self, begun_ns: int, ended_ns: int, count: int = BINS) -> None:
         self.begun_ns = begun_ns
         self.count = count
-        self.width_ns = max(1.0, (ended_ns - begun_ns) / count)
+        self.width_ns: float = max(1.0, (ended_ns - begun_ns) / count)
         self._covered = [0.0] * count
         self._edges = [0.0] * (
             count + 1
@@ -286,10 +286,10 @@ class JobTally:
     ended_ns: int = 0
     run_ns: int = 0
     longest_ns: int = 0
-    last_ns: dict[int, int] = field(default_factory=dict)
-    """When each worker (by pid) had ended its last task of this job."""
+    last_ns: dict[tuple[int, int], int] = field(default_factory=dict)
+    """When each worker (by pid and lane) had ended its last task of this job."""
 
-    def add(self, pid: int, begun_ns: int, ended_ns: int) -> None:
+    def add(self, place: tuple[int, int], begun_ns: int, ended_ns: int) -> None:
         """Add a task."""
         self.tasks += 1
         if self.begun_ns is None or begun_ns < self.begun_ns:
@@ -298,8 +298,8 @@ class JobTally:
         self.run_ns += ran_ns
         if ran_ns > self.longest_ns:
             self.longest_ns = ran_ns
-        if ended_ns > self.last_ns.get(pid, 0):
-            self.last_ns[pid] = ended_ns
+        if ended_ns > self.last_ns.get(place, 0):
+            self.last_ns[place] = ended_ns
             if ended_ns > self.ended_ns:
                 self.ended_ns = ended_ns
 
@@ -313,7 +313,7 @@ def by_job(tasks: Sequence[TaskRecord]) -> list[JobTally]:
         job = found.get(key)
         if job is None:
             job = found[key] = JobTally()
-        job.add(task.pid or 0, task.begun_ns or 0, task.ended_ns or 0)
+        job.add((task.pid or 0, task.lane), task.begun_ns or 0, task.ended_ns or 0)
     return list(found.values())
 
 

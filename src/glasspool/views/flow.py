@@ -159,7 +159,7 @@ def _lane(process: ProcessInfo, thread: ThreadInfo) -> str:
 
 def _rests(process: ProcessInfo, thread: ThreadInfo) -> bool:
     if process.role == "worker":
-        return process.state in ("idle", "")
+        return process.state in ("idle", "") or thread.state == "idle"
     return thread.state.startswith(("waiting for work", "idle"))
 
 

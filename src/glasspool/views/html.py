@@ -330,7 +330,7 @@ def certificate(death: DeathCertificate) -> str:
         ("peak memory", escape(size(death.peak_memory_bytes))),
         ("OOM killer", _oom(death)),
         ("last stack", _frames(death.stack) if death.stack else ""),
-        ("last log", _lines(death.last_log)),
+        ("last log", _lines(death.last_log[-20:])),
         ("last output", _lines(death.last_output)),
         ("advice", escape(death.advice or "")),
     ]

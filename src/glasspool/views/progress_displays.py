@@ -90,7 +90,7 @@ def is_terminal(stream: TextIO) -> bool:
 class LinesDisplay:
     """Lines of text on standard error: every ten seconds, or every tenth of the job, and at the end."""
 
-    every_s = 0.5
+    every_s: float = 0.5
 
     def __init__(self) -> None:
         self._said_s = 0.0
@@ -136,7 +136,7 @@ class UsersBar:
     An object that the user made stays his to close; one that is made here is closed at the end.
     """
 
-    every_s = 0.1
+    every_s: float = 0.1
 
     def __init__(self, bar: Any, make: Callable[..., Any] | None = None) -> None:
         self._bar = bar

@@ -17,7 +17,7 @@ from glasspool.views import html
 class NotebookDisplay:
     """One job's bar below its cell."""
 
-    every_s = 0.5
+    every_s: float = 0.5
 
     def __init__(self) -> None:
         self._handle: Any = None

@@ -42,7 +42,7 @@ _TROUBLE = "red"
 class TerminalDisplay:
     """One job's line on the screen."""
 
-    every_s = 0.1
+    every_s: float = 0.1
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -186,7 +186,7 @@ def _tell_workers(is_drawn: bool) -> None:
             engine.board.bar_is_drawn = is_drawn
 
 
-screen = Screen()
+screen: Screen = Screen()
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=screen.in_child)

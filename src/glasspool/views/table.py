@@ -226,7 +226,7 @@ def _found_on(certificate: DeathCertificate) -> list[tuple[str, str]]:
         facts.append(("last stack", "\n".join(calls)))
         facts.append(("", f"(from {certificate.stack_source}{age})"))
     if certificate.last_log:
-        facts.append(("last log", "\n".join(map(harmless, certificate.last_log))))
+        facts.append(("last log", "\n".join(map(harmless, certificate.last_log[-5:]))))
     if certificate.last_output:
         facts.append(("last output", "\n".join(map(harmless, certificate.last_output))))
     return facts
@@ -392,9 +392,24 @@ def _headlines(pool: PoolInfo, taken_at: float, columns: int) -> list[Renderable
     counters = _counters(pool.stats)
     if pool.initializer:
         counters.append(f"initializer {harmless(pool.initializer)}")
+    native = native_threads(pool)
+    if native:
+        counters.append(f"native threads per worker: {native}")
     if counters:
         lines.append(Text("  " + " · ".join(counters)))
     return lines
+
+
+def native_threads(pool: PoolInfo) -> str:
+    """Say how many threads BLAS and OpenMP may use in each worker; nothing where none is loaded."""
+    found: dict[str, set[int]] = {}
+    for worker in pool.workers:
+        for name, number in (worker.native_threads or {}).items():
+            found.setdefault(name, set()).add(number)
+    return ", ".join(
+        f"{harmless(name)} {min(numbers)}" + (f"-{max(numbers)}" if len(numbers) > 1 else "")
+        for name, numbers in sorted(found.items())
+    )
 
 
 def _joined(facts: Sequence[str], sign: str, columns: int, first: int) -> list[str]:

@@ -101,12 +101,12 @@ class Actor:
     def __init__(self, process: SeenProcess, seen: Sequence[SeenThread], looks: int) -> None:
         """Put together what was seen of one thread."""
         self.process = process
-        self.seen = tuple(seen)
-        self.places = tuple(place_of(thread) for thread in self.seen)
-        self.always = len(self.seen) == looks
+        self.seen: tuple[SeenThread, ...] = tuple(seen)
+        self.places: tuple[Place | None, ...] = tuple(place_of(thread) for thread in self.seen)
+        self.always: bool = len(self.seen) == looks
         self.os: OsThread = self.seen[-1].os
         self.python: OutsideThread | None = self.seen[-1].python
-        self.place = self.places[-1]
+        self.place: Place | None = self.places[-1]
 
     @property
     def pid(self) -> int:

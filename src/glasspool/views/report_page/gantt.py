@@ -56,7 +56,8 @@ def drawn(recording: Recording, colours: Colours) -> str:
 
 
 def _hint(chart: _Chart) -> str:
-    told = "A row for each worker; the time is counted from the beginning of the recording."
+    rows = "lane of each worker" if any(row.lane for row in chart.rows.values()) else "worker"
+    told = f"A row for each {rows}; the time is counted from the beginning of the recording."
     if chart.merges:
         told += (
             " Where tasks are too short to be seen one by one, the height says which part of the time the "

@@ -74,7 +74,7 @@ class Colours:
     """Which function has which colour: the first few their own, all others one together."""
 
     def __init__(self, functions: Iterable[str]) -> None:
-        self.functions = tuple(functions)
+        self.functions: tuple[str, ...] = tuple(functions)
         self._numbers = {name: at for at, name in enumerate(self.functions[:COLOURS])}
 
     def number(self, function: str) -> int:

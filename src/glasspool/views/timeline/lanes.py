@@ -12,7 +12,7 @@ class Lanes:
     def __init__(self, most: int = MOST_LANES) -> None:
         self._most = most
         self._free_at: list[int] = []
-        self.left_out = 0
+        self.left_out: int = 0
         """So many intervals found no lane."""
 
     def place(self, begun_ns: int, ended_ns: int) -> int | None:

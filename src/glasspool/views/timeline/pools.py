@@ -40,7 +40,7 @@ class PoolTrack:
         self._recording = recording
         program = tracks.program(recording.pid)
         about = "What was recorded of the pool: its numbers, and what waited or travelled."
-        self.track = tracks.below(program, recording.pool, rank=1, about=about)
+        self.track: int = tracks.below(program, recording.pool, rank=1, about=about)
 
     def whole(self) -> None:
         """Write one slice for the whole recording, with what is known of the pool, and what is missing."""

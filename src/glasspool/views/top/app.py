@@ -64,7 +64,7 @@ class TopApp(App[None]):
         first: What was seen before, to begin with.
     """
 
-    CSS = """
+    CSS: ClassVar[str] = """
     Screen { background: ansi_default; color: ansi_default; }
     #head { height: auto; }
     #title { text-style: bold reverse; }
@@ -80,8 +80,8 @@ class TopApp(App[None]):
                 scrollbar-size-vertical: 1;
                 background: ansi_default; }
     """
-    ENABLE_COMMAND_PALETTE = False
-    TITLE = "glasspool top"
+    ENABLE_COMMAND_PALETTE: ClassVar[bool] = False
+    TITLE: str | None = "glasspool top"
 
     BINDINGS: ClassVar[list[BindingType]] = [
         *(Binding(str(n + 1), f"table({n})", show=False) for n in range(len(VIEWS))),

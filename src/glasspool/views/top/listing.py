@@ -14,6 +14,7 @@ from textual import events
 from textual.binding import Binding, BindingType
 from textual.geometry import Region, Size
 from textual.message import Message
+from textual.reactive import Reactive
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
@@ -28,7 +29,9 @@ _CURSOR = Style(reverse=True)
 class Listing(ScrollView, can_focus=True):
     """Rows under a heading that stays, with a cursor."""
 
-    DEFAULT_CSS = """
+    virtual_size: Reactive[Size]
+
+    DEFAULT_CSS: ClassVar[str] = """
     Listing {
         height: 1fr;
         overflow-x: hidden;

@@ -117,9 +117,10 @@ def key_of(process: ProcessInfo) -> Key:
 
 
 def _busy(process: ProcessInfo) -> float:
-    """Return the seconds spent in tasks so far, with those in the one that runs."""
-    running = next((t.task.run_s for t in process.threads if t.is_main and t.task), None)
-    return process.busy_s + (running or 0.0)
+    """Return the seconds spent in tasks so far, with those in what runs: a mean of a worker's lanes."""
+    lanes = [t for t in process.threads if "task" in t.roles]
+    running = sum(t.task.run_s or 0.0 for t in lanes if t.task)
+    return (process.busy_s + running) / max(1, len(lanes))
 
 
 def _what(process: ProcessInfo) -> Any:

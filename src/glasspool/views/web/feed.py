@@ -56,8 +56,8 @@ class Page:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
-        self.wake = asyncio.Event()
-        self.is_over = False
+        self.wake: asyncio.Event = asyncio.Event()
+        self.is_over: bool = False
         self._state: str | None = None
         self._end: str | None = None
         self._batches: deque[tuple[str, int, int, int]] = deque()
@@ -115,7 +115,7 @@ class Feed:
     """
 
     def __init__(self, watch: Watch, *, every_s: float = EVERY_S) -> None:
-        self.history = History()
+        self.history: History = History()
         self._watch = watch
         self._every_s = every_s
         self._watching = threading.Lock()

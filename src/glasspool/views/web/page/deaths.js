@@ -46,7 +46,7 @@ const Deaths = (() => {
         ["OOM killer", oomOf(death)],
         ["Advice", death.advice],
       ]),
-      ...lines("Last log lines", death.last_log),
+      ...lines("Last log lines", death.last_log.slice(-20)),
       ...lines("Last output", death.last_output),
       ...stackOf(death));
   }
