@@ -1,7 +1,10 @@
-"""Make the standard library's pool names lead to glasspool, and back.
+"""Make the standard library's names of pools lead to glasspool, and back.
 
 ``multiprocessing.Pool`` and ``get_context(...).Pool`` look ``multiprocessing.pool.Pool`` up at each
-call, so putting a class of ours there covers all three. Two other places need care:
+call, so putting a class of ours there covers all three; so it is with ``ThreadPool``, which
+``multiprocessing.dummy.Pool`` makes, and with the pool of the library ``multiprocess``, which may be
+imported later (``imports``). ``concurrent.futures`` copies ``ProcessPoolExecutor`` from its module
+``process`` when it is first asked for it. Some places need care:
 
 * Methods of the standard library's own class, and of ``ThreadPool`` below it, find their siblings
   through that same name. So our class hands them the standard library's functions, and when it is
@@ -9,6 +12,7 @@ call, so putting a class of ours there covers all three. Two other places need c
 * ``multiprocessing.managers`` keeps the class that it found at import, and pickles it by name when
   a manager is started by spawn; a class that its name no longer leads to cannot be pickled. So the
   registered class is exchanged too.
+* Names that a program has copied before stay as they are; what is made by them is noted.
 
 *Owns* the names it replaces, the count of installs, and the list of pools that were left alone.
 Threads: none of its own. All of its state changes under ``_lock``.
@@ -16,6 +20,7 @@ Threads: none of its own. All of its state changes under ``_lock``.
 
 from __future__ import annotations
 
+import concurrent.futures.process
 import functools
 import multiprocessing.pool
 import os
@@ -23,21 +28,26 @@ import sys
 import threading
 from abc import ABCMeta
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures.process import ProcessPoolExecutor
+from concurrent.futures.process import ProcessPoolExecutor as _StockExecutor
 from concurrent.futures.thread import ThreadPoolExecutor
 from dataclasses import dataclass
 from multiprocessing.context import BaseContext
 from multiprocessing.pool import Pool as _StockPool
-from multiprocessing.pool import ThreadPool
+from multiprocessing.pool import ThreadPool as _StockThreadPool
 from types import FrameType, TracebackType
 from typing import Any
 
+from glasspool import executor as _our_executor
+from glasspool import imports
 from glasspool import pool as _ours
+from glasspool import threadpool as _our_threads
 
 SWITCH = "GLASSPOOL"
 """The environment variable that switches the replacement off when it is ``0``."""
 
-_TRANSPARENT = frozenset({"glasspool", "multiprocessing", "concurrent", "asyncio", "threading"})
+_TRANSPARENT = frozenset(
+    {"glasspool", "multiprocessing", "multiprocess", "concurrent", "asyncio", "threading"}
+)
 
 # Re-entrant: a signal handler of the user may make a pool while the main thread records one.
 _lock = threading.RLock()
@@ -90,6 +100,64 @@ class Pool(_ours.Pool, metaclass=ABCMeta):
         return NotImplemented  # type: ignore[no-any-return]
 
 
+class ThreadPool(_our_threads.ThreadPool, metaclass=ABCMeta):
+    """What ``multiprocessing.pool.ThreadPool`` is while the replacement is installed."""
+
+    def __init__(
+        self,
+        processes: int | None = None,
+        initializer: Callable[..., object] | None = None,
+        initargs: Iterable[Any] = (),
+    ) -> None:
+        if ThreadPool not in type(self).__mro__:
+            # A class below the standard library's calls the one that it finds under its name.
+            _StockThreadPool.__init__(self, processes, initializer, initargs)
+            return
+        if processes is None and _keep_size:
+            processes = stock_size()
+        super().__init__(processes, initializer, initargs)
+
+    @classmethod
+    def __subclasshook__(cls, other: type) -> bool:
+        if cls is ThreadPool and issubclass(other, _StockThreadPool):
+            return True
+        return NotImplemented  # type: ignore[no-any-return]
+
+
+class ProcessPoolExecutor(_our_executor.Executor, metaclass=ABCMeta):
+    """What ``concurrent.futures.ProcessPoolExecutor`` is while the replacement is installed."""
+
+    def __init__(
+        self,
+        max_workers: int | None = None,
+        mp_context: BaseContext | None = None,
+        initializer: Callable[..., object] | None = None,
+        initargs: Iterable[Any] = (),
+        *,
+        max_tasks_per_child: int | None = None,
+    ) -> None:
+        if ProcessPoolExecutor not in type(self).__mro__:
+            stock_init: Any = _StockExecutor.__init__
+            keywords = {"max_tasks_per_child": max_tasks_per_child}
+            stock_init(self, max_workers, mp_context, initializer, initargs, **keywords)
+            return
+        if max_workers is None and _keep_size:
+            max_workers = stock_size()
+        super().__init__(
+            max_workers,
+            mp_context,
+            initializer,
+            initargs,
+            max_tasks_per_child=max_tasks_per_child,
+        )
+
+    @classmethod
+    def __subclasshook__(cls, other: type) -> bool:
+        if cls is ProcessPoolExecutor and issubclass(other, _StockExecutor):
+            return True
+        return NotImplemented  # type: ignore[no-any-return]
+
+
 class Replacement:
     """What ``install()`` returns; leaving it as a context manager uninstalls.
 
@@ -135,12 +203,15 @@ class Replacement:
 
 
 def install(*, keep_size: bool = True) -> Replacement:
-    """Make ``multiprocessing.Pool`` and its other names create pools of glasspool.
+    """Make ``multiprocessing.Pool`` and other names of pools create pools of glasspool.
 
     Covers ``multiprocessing.Pool``, ``multiprocessing.pool.Pool`` and ``get_context(...).Pool``,
-    also as base classes of what is defined from now on. ``ThreadPool``, the executors of
-    ``concurrent.futures`` and pools that exist already stay as they are. Calls are counted: names
-    go back at the ``uninstall()`` that matches the first ``install()``. Safe from any thread.
+    ``multiprocessing.pool.ThreadPool`` and ``multiprocessing.dummy.Pool``,
+    ``concurrent.futures.ProcessPoolExecutor``, and the pools of processes of the library
+    ``multiprocess``, also if that is imported later; all of them also as base classes of what is
+    defined from now on. ``ThreadPoolExecutor``, pools that exist already and names that the program
+    has copied before stay as they are. Calls are counted: names go back at the ``uninstall()`` that
+    matches the first ``install()``. Safe from any thread.
 
     Args:
         keep_size: A pool made without a size gets the standard library's default size; False
@@ -197,20 +268,82 @@ def stock_size() -> int:
 
 
 def _replace() -> None:
-    multiprocessing.pool.Pool = Pool  # type: ignore[misc]
-    _undo.append(_restore_name)
+    _put(multiprocessing.pool, "Pool", _StockPool, Pool)
+    _put(multiprocessing.pool, "ThreadPool", _StockThreadPool, ThreadPool)
+    _put(concurrent.futures.process, "ProcessPoolExecutor", _StockExecutor, ProcessPoolExecutor)
+    _put(concurrent.futures, "ProcessPoolExecutor", _StockExecutor, ProcessPoolExecutor)
+    _undo.append(imports.after("multiprocess.pool", _replace_in_multiprocess))
     _exchange_in_managers(_StockPool, Pool)
     _undo.append(lambda: _exchange_in_managers(Pool, _StockPool))
     _watch(_StockPool, "its class was taken from multiprocessing.pool before the replacement")
-    _watch(ThreadPool, "its workers are threads")
+    _watch(_StockThreadPool, "its class was taken from multiprocessing.pool before the replacement")
     _watch(ThreadPoolExecutor, "its workers are threads")
-    _watch(ProcessPoolExecutor, "concurrent.futures is not replaced")
+    _watch(_StockExecutor, "its class was taken from concurrent.futures before the replacement")
 
 
-def _restore_name() -> None:
-    # Somebody may have replaced the name after us: then it is theirs to give back.
-    if multiprocessing.pool.Pool is Pool:
-        multiprocessing.pool.Pool = _StockPool  # type: ignore[misc]
+def _put(module: Any, name: str, stock: type, ours: type) -> None:
+    """Let a name of a module lead to a class of ours, until all is undone."""
+    # concurrent.futures has a name only once somebody has asked for it.
+    was_there = name in vars(module)
+    setattr(module, name, ours)
+
+    def undo() -> None:
+        # Somebody may have replaced the name after us: then it is theirs to give back.
+        if vars(module).get(name) is not ours:
+            return
+        if was_there:
+            setattr(module, name, stock)
+        else:
+            delattr(module, name)
+
+    _undo.append(undo)
+
+
+def _replace_in_multiprocess(module: Any) -> None:
+    """Let the names of ``multiprocess`` make pools of ours, too (whoever imports it)."""
+    with _lock:
+        stock = vars(module).get("Pool")
+        if not _count or not isinstance(stock, type) or issubclass(stock, _ours.Pool):
+            return
+        _put(module, "Pool", stock, _class_for(stock))  # type: ignore[arg-type]  # a class
+        _watch(stock, "its class was taken from multiprocess.pool before the replacement")
+
+
+@functools.cache
+def _class_for(stock: type[Any]) -> type[Any]:
+    """Make the class that stands in for the pool of ``multiprocess``, and counts as one.
+
+    What that library pickles with dill travels by cloudpickle here. Its contexts are those of the
+    standard library under other names.
+    """
+
+    class Pool(_ours.Pool, stock, metaclass=ABCMeta):  # type: ignore[misc]  # known at run time only
+        """What ``multiprocess.pool.Pool`` is while the replacement is installed."""
+
+        def __init__(
+            self,
+            processes: int | None = None,
+            initializer: Callable[..., object] | None = None,
+            initargs: Iterable[Any] = (),
+            maxtasksperchild: int | None = None,
+            context: Any = None,
+        ) -> None:
+            if Pool not in type(self).__mro__:
+                stock.__init__(self, processes, initializer, initargs, maxtasksperchild, context)
+                return
+            if context is not None and not isinstance(context, BaseContext):
+                context = multiprocessing.get_context(context.get_start_method())
+            if processes is None and _keep_size:
+                processes = stock_size()
+            super().__init__(processes, initializer, initargs, maxtasksperchild, context)
+
+        @classmethod
+        def __subclasshook__(cls, other: type) -> bool:
+            if cls is Pool and issubclass(other, stock):
+                return True
+            return NotImplemented  # type: ignore[no-any-return]
+
+    return Pool
 
 
 def _exchange_in_managers(old: type, new: type) -> None:
@@ -235,7 +368,9 @@ def _watch(cls: type[Any], reason: str) -> None:
     def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
         original(self, *args, **kwargs)
         # The two below _StockPool come here too, one as itself, the other through ThreadPool.
-        known = cls is _StockPool and isinstance(self, (ThreadPool, _ours.Pool))
+        known = isinstance(self, _ours.Pool) or (
+            cls is not _StockThreadPool and isinstance(self, _StockThreadPool)
+        )
         if _count and not known:
             _note(type(self), reason)
 

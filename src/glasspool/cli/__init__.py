@@ -23,6 +23,7 @@ COMMANDS = {
     "trace": ("glasspool.cli.trace", "write what a running pool does as a timeline for Perfetto"),
     "doctor": ("glasspool.cli.doctor", "what this machine and container allow, and what follows"),
     "tour": ("glasspool.cli.tour", "see in 20 s which thread does what in a pool"),
+    "completion": ("glasspool.cli.completion", "print what makes your shell complete commands"),
 }
 
 HELP = """\
@@ -81,7 +82,7 @@ def complain(text: str) -> int:
 
 
 def _help() -> str:
-    lines = [f"  {name:<7}{text}" for name, (_, text) in COMMANDS.items()]
+    lines = [f"  {name:<11} {text}" for name, (_, text) in COMMANDS.items()]
     return HELP.format(commands="\n".join(lines))
 
 

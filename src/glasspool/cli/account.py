@@ -20,6 +20,7 @@ from glasspool.snapshot import PoolInfo, TaskInfo
 from glasspool.views import table
 
 if TYPE_CHECKING:
+    from glasspool.cli.children import Children
     from glasspool.cli.report import Run
     from glasspool.observe.recording import AllRecorder
 
@@ -35,6 +36,7 @@ class Account:
         quiet: Whether nothing is to be printed.
         trace: The file for a timeline, or None.
         page: The file for a report as HTML, or None.
+        children: Whether child processes get the replacement, and are accounted for, too.
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class Account:
         quiet: bool,
         trace: str | None = None,
         page: str | None = None,
+        children: bool = False,
     ) -> None:
         self._command = tuple(command)
         self._target = target
@@ -59,6 +62,7 @@ class Account:
         self._page = page
         self._recordings = None if trace is None and page is None else _record_all()
         self._replacement = replacement.install()
+        self._children = _children() if children and self._replacement else None
         _run_last(self._close)
 
     def program_ended(self, error: BaseException | None) -> None:
@@ -73,6 +77,8 @@ class Account:
         if self._recordings is not None:
             self._recordings.stop()
         self._replacement.uninstall()
+        if self._children is not None:
+            self._children.discard()
         atexit.unregister(self._close)
 
     def _note(self, pool: PoolInfo, slowest: tuple[TaskInfo, ...]) -> None:
@@ -99,13 +105,16 @@ class Account:
             off=self._replacement.reason,
             pools=tuple(self._ended),
             left_alone=self._replacement.left_alone,
+            children=() if self._children is None else self._children.end(),
         )
 
     def _wait_for_pools(self) -> None:
         """Let pools that the program dropped or left open come to their end, and to ``_note``."""
         deadline = time.monotonic() + _POOLS_END_S
-        for engine in registry.live_engines():
-            engine.done.wait(max(0.0, deadline - time.monotonic()))
+        latches = [engine.done for engine in registry.live_engines()]
+        latches += [engine.done for engine in registry.live_thread_engines()]
+        for done in latches:
+            done.wait(max(0.0, deadline - time.monotonic()))
 
     def _tell(self, run: Run) -> None:
         if self._target is not None:
@@ -129,6 +138,12 @@ class Account:
         self._recordings = None
 
 
+def _children() -> Children:
+    from glasspool.cli.children import Children  # not before somebody wants it
+
+    return Children()
+
+
 def _record_all() -> AllRecorder:
     from glasspool.observe.recording import record_all  # not before somebody wants it
 
@@ -142,7 +157,9 @@ def _write_trace(recordings: AllRecorder, path: str) -> str:
 
     made = recordings.stop()
     if not made:
-        return f"glasspool: no timeline was written to {path}: the program made no pool"
+        return (
+            f"glasspool: no timeline was written to {path}: the program made no pool of processes"
+        )
     try:
         with open(path, "wb") as file:
             size = tracing.write(file, made)

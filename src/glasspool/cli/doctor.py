@@ -50,7 +50,7 @@ _MARK, _NAME, _LEAST_TEXT = 8, 14, 40
 
 def main(arguments: Sequence[str]) -> int:
     """Print what was found, as a table or as JSON; return the exit code."""
-    options = _parser().parse_args(list(arguments))
+    options = make_parser().parse_args(list(arguments))
     from glasspool.observe.running import NoSuchProcess
 
     try:
@@ -150,7 +150,8 @@ def _summary(checks: Sequence[Check]) -> str:
     return "All that a pool needs works."
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
+    """Return what reads the command's words."""
     parser = parsing.parser("doctor", DESCRIPTION, EPILOG)
     parser.add_argument(
         "pid", type=parsing.pid, metavar="PID", nargs="?", help="a process: what may be read of it"

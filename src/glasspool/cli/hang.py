@@ -319,6 +319,9 @@ def _sum_of(board: Board) -> int:
         ring = board.ring(record)
         total = zlib.crc32(board.view[ring : ring + sb.RING * sb.ENTRY.size], total)
         total = zlib.crc32(board.word(record, sb.W_ITEM).to_bytes(8, "little"), total)
+        for lane in range(board.lanes):
+            item = board.words[board.lane(record, lane) + sb.W_ITEM]
+            total = zlib.crc32(item.to_bytes(8, "little"), total)
     return total
 
 

@@ -40,7 +40,7 @@ _COMMAND_MOST = 200
 
 def main(arguments: Sequence[str]) -> int:
     """Print the list or one roster, once or again and again."""
-    options = _parser().parse_args(list(arguments))
+    options = make_parser().parse_args(list(arguments))
     options.native = False
     if options.pid is None:
         return repeated(_shows_list(options), options)
@@ -238,7 +238,8 @@ def _age(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
+    """Return what reads the command's words."""
     parser = parsing.parser("ps", DESCRIPTION, f"{EXAMPLES}\n{codes.text()}")
     parsing.add_program(parser, optional=True)
     parser.add_argument(

@@ -5,6 +5,7 @@ Nothing in here touches a process. The text fits 80 columns where the names in i
 
 from __future__ import annotations
 
+import re
 import shlex
 import sys
 from collections import Counter
@@ -30,6 +31,7 @@ SCHEMA = 1
 """Rises when a field of ``as_dict`` changes its meaning or goes away."""
 
 _POOLS_IN_FULL = 5
+_THREADS = "glasspool.ThreadPool"
 _WORKERS_IN_FULL = 32
 
 
@@ -47,7 +49,8 @@ class Run:
     """One run of a program.
 
     ``exitcode`` is negative for a signal; ``error`` names the exception that nobody caught.
-    ``off`` says why the replacement was switched off, or is None. If the program was ended because it
+    ``off`` says why the replacement was switched off, or is None. ``children`` are the pools of child
+    processes, with ``--children``. If the program was ended because it
     hung, ``reason`` says why it did, and ``hang`` how it looked.
     """
 
@@ -61,6 +64,7 @@ class Run:
     left_alone: tuple[LeftAlone, ...]
     reason: str | None = None
     hang: Mapping[str, Any] | None = None
+    children: tuple[PoolAccount, ...] = ()
 
 
 def as_dict(run: Run) -> dict[str, Any]:
@@ -77,15 +81,20 @@ def as_dict(run: Run) -> dict[str, Any]:
         "replaced": run.off is None,
         "off": run.off,
         "pools": [
-            {
-                **as_plain(account.pool),
-                "slowest": as_plain(account.slowest),
-                "ended_at": account.ended_at,
-                "workers": [_worker_dict(account, w) for w in account.pool.workers],
-            }
-            for account in run.pools
+            *(_pool_dict(account, in_child=False) for account in run.pools),
+            *(_pool_dict(account, in_child=True) for account in run.children),
         ],
         "left_alone": [as_plain(item) for item in run.left_alone],
+    }
+
+
+def _pool_dict(account: PoolAccount, in_child: bool) -> dict[str, Any]:
+    return {
+        **as_plain(account.pool),
+        "slowest": as_plain(account.slowest),
+        "ended_at": account.ended_at,
+        "in_child": in_child,
+        "workers": [_worker_dict(account, w) for w in account.pool.workers],
     }
 
 
@@ -95,7 +104,8 @@ def text(run: Run) -> str:
     if run.off is not None:
         return f"{head}\nThe standard library's pools were used: {run.off}."
     if not run.pools:
-        return "\n".join([f"{head}; it made no multiprocessing.Pool", *_left_alone(run)])
+        none = f"{head}; it made no pool"
+        return "\n".join([none, *_children(run), *_left_alone(run)])
     count = "1 pool" if len(run.pools) == 1 else f"{len(run.pools)} pools"
     lines = [head, f"{count}, seen at shutdown:"]
     for account in run.pools[:_POOLS_IN_FULL]:
@@ -104,7 +114,22 @@ def text(run: Run) -> str:
     if rest:
         lines += ["", f"{len(rest)} more, in short (--json FILE tells all of each)"]
         lines += [f"  {_head(account.pool)}" for account in rest]
-    return "\n".join([*lines, *_left_alone(run)])
+    return "\n".join([*lines, *_children(run), *_left_alone(run)])
+
+
+def _children(run: Run) -> list[str]:
+    """Tell of the pools of child processes, one line each."""
+    if not run.children:
+        return []
+    rows: list[tuple[str, ...]] = [("pid", "pool", "done", "failed", "lost")]
+    for account in run.children[:_WORKERS_IN_FULL]:
+        pool = account.pool
+        counts = (str(pool.stats.get(name, 0)) for name in ("done", "failed", "lost"))
+        rows.append((str(pool.pid), _head(pool), *counts))
+    lines = ["", "In child processes", *indented("\n".join(aligned(rows, right=(0, 2, 3, 4))))]
+    if len(run.children) > _WORKERS_IN_FULL:
+        lines.append(f"  and {len(run.children) - _WORKERS_IN_FULL} more (--json FILE has them)")
+    return lines
 
 
 def _ended(run: Run) -> str:
@@ -114,7 +139,8 @@ def _ended(run: Run) -> str:
 
 
 def _head(pool: PoolInfo) -> str:
-    size = "1 worker" if pool.size == 1 else f"{pool.size} workers"
+    word = "thread" if pool.kind == _THREADS else "worker"
+    size = f"1 {word}" if pool.size == 1 else f"{pool.size} {word}s"
     method = f", {pool.start_method}" if pool.start_method else ""
     return f"{pool.name}: {size}{method}, made at {place(pool.made_at)}"
 
@@ -125,6 +151,8 @@ def _pool(account: PoolAccount) -> list[str]:
     counts = {name: count for name, count in pool.stats.items() if count}
     shown = replace(pool, stats=counts, made_at=place(pool.made_at))
     lines = table.snapshot_text(Snapshot((shown,), taken_at=account.ended_at)).splitlines()
+    if pool.kind == _THREADS:
+        return lines  # they are all in the one process that the table shows
     lines += ["", "Who initialised, who executed", *_who(pool)]
     lines += ["", "Workers", *indented("\n".join(_workers(account)))]
     if account.slowest:
@@ -145,7 +173,7 @@ def _who(pool: PoolInfo) -> list[str]:
         if worker.initializer is not None and worker.initializer.thread is not None
     }
     executed = {
-        w.slot: " and ".join(t.name for t in w.threads if "task" in t.roles)
+        w.slot: _names([t.name for t in w.threads if "task" in t.roles])
         for w in pool.workers
         if w.threads
     }
@@ -155,6 +183,14 @@ def _who(pool: PoolInfo) -> list[str]:
         f"  {what}: {_by_thread(initialised) or none}",
         f"  tasks: {_by_thread(executed) or 'not known'}",
     ]
+
+
+def _names(threads: list[str]) -> str:
+    """Name the threads of a worker that run tasks: its lanes as one, and alike for all workers."""
+    if len(threads) < 2:
+        return "".join(threads)
+    first = re.sub(r" w\d+ (?=lane-)", " wSS ", threads[0])
+    return f"{first} to {threads[-1].rpartition(' ')[2]}"
 
 
 def _by_thread(threads: dict[int | None, str]) -> str:
@@ -208,7 +244,9 @@ def waiting_s(account: PoolAccount, worker: ProcessInfo) -> float | None:
     if worker.started_at is None:
         return None
     initializer_s = (worker.initializer.run_s if worker.initializer else None) or 0.0
-    return max(0.0, account.ended_at - worker.started_at - worker.busy_s - initializer_s)
+    lanes = max(1, sum("task" in thread.roles for thread in worker.threads))
+    busy_s = worker.busy_s / lanes  # the mean, where there are several
+    return max(0.0, account.ended_at - worker.started_at - busy_s - initializer_s)
 
 
 def _worker_dict(account: PoolAccount, worker: ProcessInfo) -> dict[str, Any]:

@@ -14,13 +14,14 @@ from collections.abc import Sequence
 from glasspool.cli import complain, parsing
 
 DESCRIPTION = """\
-Run a program, unchanged, with glasspool in place of multiprocessing.Pool.
+Run a program, unchanged, with glasspool in place of the pools that it knows.
 
-multiprocessing.Pool, multiprocessing.pool.Pool and get_context(...).Pool make
-pools of glasspool; all else is as under plain python: arguments, output, exit
-code. At the end a report on stderr tells, for each pool, where it was made,
-every process and thread with its role, which thread initialised and which
-executed, how each worker spent its time, the slowest tasks, and what died.
+multiprocessing.Pool under each of its names, multiprocessing.pool.ThreadPool,
+concurrent.futures.ProcessPoolExecutor and the library multiprocess make pools
+of glasspool; all else is as under plain python: arguments, output, exit code.
+At the end a report on stderr tells, for each pool, where it was made, every
+process and thread with its role, which thread initialised and which executed,
+how each worker spent its time, the slowest tasks, and what died.
 """
 
 EXAMPLES = """\
@@ -34,6 +35,7 @@ examples:
   glasspool run --report run.html count.py and a page to read: where the time
                                            went, what was slow, what helps
   glasspool run --progress count.py        every map of the program has a bar
+  glasspool run --children main.py         also in the Pythons that it starts
   glasspool run --hang-after 300 -m pytest in CI: no hour-long hang, but
                                            the reason, and exit code 124
   GLASSPOOL=0 glasspool run count.py       the standard library's pool after all
@@ -52,9 +54,9 @@ printed on stderr (with --json also written), and the exit code is 124.
 def main(arguments: Sequence[str]) -> int:
     """Run the program that the arguments name; return its exit code, or raise what it raises."""
     ours, theirs = split(list(arguments))
-    options = _parser().parse_args(ours)
+    options = make_parser().parse_args(ours)
     if options.module is None and not theirs:
-        _parser().error("what shall run? give SCRIPT, or -m MODULE")
+        make_parser().error("what shall run? give SCRIPT, or -m MODULE")
     target = None if options.json is None else os.path.abspath(options.json)
     if target is not None and not os.access(os.path.dirname(target), os.W_OK | os.X_OK):
         return complain(f"cannot write {options.json}: no such folder, or not permitted")
@@ -116,7 +118,14 @@ def _run(options: argparse.Namespace, target: str | None, theirs: list[str]) -> 
     from glasspool.cli.account import Account
 
     words = theirs if options.module is None else ["-m", options.module, *theirs]
-    account = Account(words, target, options.quiet, _full(options.trace), _full(options.report))
+    account = Account(
+        words,
+        target,
+        options.quiet,
+        _full(options.trace),
+        _full(options.report),
+        options.children,
+    )
     if options.progress:
         _show_progress()
     try:
@@ -144,7 +153,8 @@ def _show_progress() -> None:
         os.register_at_fork(after_in_child=lambda: setattr(options, "shows_progress", False))
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
+    """Return what reads the command's words."""
     parser = parsing.parser(
         "run",
         DESCRIPTION,
@@ -175,6 +185,11 @@ def _parser() -> argparse.ArgumentParser:
         metavar="SECONDS",
         type=parsing.seconds(0.1, 1e6),
         help="end the program when nothing gets on for SECONDS, say why, and exit with 124",
+    )
+    parser.add_argument(
+        "--children",
+        action="store_true",
+        help="replace pools in the program's child processes, too, and account for them",
     )
     parser.add_argument("-q", "--quiet", action="store_true", help="print no report")
     parser.add_argument(

@@ -69,7 +69,7 @@ exit codes:
 
 def main(arguments: Sequence[str]) -> int:
     """Serve until Ctrl-C and return the exit code."""
-    options = _parser().parse_args(list(arguments))
+    options = make_parser().parse_args(list(arguments))
     try:
         extras.load("starlette", "web")
         extras.load("uvicorn", "web")
@@ -221,7 +221,8 @@ def _announce(url: str, what: str, port: int, token: str, options: argparse.Name
         print(text, flush=True)
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
+    """Return what reads the command's words."""
     parser = parsing.parser("serve", DESCRIPTION, EXAMPLES)
     parsing.add_program(parser, optional=True)
     parser.add_argument(

@@ -27,12 +27,13 @@ examples:
 
 def main(arguments: Sequence[str]) -> int:
     """Print the picture and the stacks, once or again and again."""
-    options = _parser().parse_args(list(arguments))
+    options = make_parser().parse_args(list(arguments))
     options.stacks, options.quick = True, False
     return ps.repeated(ps.shows_one(options, flow=True), options)
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
+    """Return what reads the command's words."""
     parser = parsing.parser("stack", DESCRIPTION, f"{EXAMPLES}\n{codes.text()}")
     parsing.add_program(parser)
     parser.add_argument(

@@ -40,7 +40,7 @@ _ENDINGS = ("gone", "not-python", "no-pool")
 
 def main(arguments: Sequence[str]) -> int:
     """Watch until the user leaves, or print once."""
-    options = _parser().parse_args(list(arguments))
+    options = make_parser().parse_args(list(arguments))
     once = options.plain or options.json
     if not once and not _has_terminal():
         print("glasspool: no terminal, so this is printed once (--plain)", file=sys.stderr)
@@ -143,7 +143,8 @@ def _as_json(views: Sequence[View]) -> dict[str, object]:
     }
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
+    """Return what reads the command's words."""
     parser = parsing.parser("top", DESCRIPTION, f"{EXAMPLES}\n{codes.text()}")
     parsing.add_program(parser, optional=True)
     parser.add_argument(

@@ -5,6 +5,7 @@ Both parts run the same real job. What is printed is what was found out, nothing
 
 from __future__ import annotations
 
+import argparse
 import os
 import re
 import sys
@@ -71,7 +72,7 @@ def count_words(path: str) -> Count:
 
 def main(arguments: Sequence[str]) -> int:
     """Run both parts and print what they show."""
-    parser("tour", DESCRIPTION).parse_args(list(arguments))
+    make_parser().parse_args(list(arguments))
     begun = time.monotonic()
     files = some_files()
     version = ".".join(map(str, sys.version_info[:3]))
@@ -206,3 +207,8 @@ def _title(text: str) -> str:
 
 def _say(*lines: str) -> None:
     print(*lines, sep="\n", flush=True)
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return what reads the command's words."""
+    return parser("tour", DESCRIPTION)

@@ -55,7 +55,7 @@ _PICTURE_S, _NEWS_S = 2.0, 0.2
 
 def main(arguments: Sequence[str]) -> int:
     """Record, write, and say what was written."""
-    options = _parser().parse_args(list(arguments))
+    options = make_parser().parse_args(list(arguments))
     to_stdout = options.output == "-"
     if to_stdout and sys.stdout.isatty():
         return complain("this would write binary to the terminal; give -o FILE, or a pipe")
@@ -197,7 +197,8 @@ def _tell(
         print("the program ended while it was recorded", file=stream, flush=True)
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
+    """Return what reads the command's words."""
     parser = parsing.parser("trace", DESCRIPTION, f"{EXAMPLES}\n{codes.text()}")
     parsing.add_program(parser)
     parser.add_argument(

@@ -37,7 +37,7 @@ SCHEMA = 1
 
 def main(arguments: Sequence[str]) -> int:
     """Judge one program, print the judgement, and return the verdict's exit code."""
-    options = _parser().parse_args(list(arguments))
+    options = make_parser().parse_args(list(arguments))
     try:
         return _judge(options)
     except BrokenPipeError:
@@ -220,7 +220,8 @@ def _harmless(text: str) -> str:
     return "".join(sign if sign.isprintable() else "?" for sign in text)
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
+    """Return what reads the command's words."""
     parser = parsing.parser("why", DESCRIPTION, f"{EXAMPLES}\n{codes.text(verdicts=True)}")
     parsing.add_program(parser)
     parser.add_argument("--json", action="store_true", help="print JSON, for programs")
