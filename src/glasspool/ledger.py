@@ -59,6 +59,7 @@ class Task:
         owner: The job that it is a part of, told of the end; None if it is a job by itself.
         index: Its place in the job.
         items: How many calls of the user's function it holds.
+        output: What it has written, where that is captured; a ``Part`` has it only then.
 
     There may be millions: each attribute more is memory, and time for the garbage collector. Each kind
     of task sets them in its constructor, in one row.
@@ -74,6 +75,7 @@ class Task:
         "id",
         "kind",
         "outcome",
+        "output",
         "payload",
         "policy",
         "retried_ns",
@@ -105,6 +107,7 @@ class Task:
     worker: Any
     begun_ns: int
     ended_ns: int
+    output: Any
 
     @property
     def job(self) -> Any:
@@ -144,9 +147,9 @@ class Part(Task):
         policy: Policy | None = None,
     ) -> None:
         self.id = id
-        self.owner = owner
-        self.index = index
-        self.items = items
+        self.owner: Any = owner
+        self.index: int = index
+        self.items: int = items
         self.call = call
         self.kind = kind
         self.payload = payload
@@ -155,7 +158,7 @@ class Part(Task):
         self.policy = policy
         self.attempts = 0
         self.retried_ns = 0
-        self.holder = None
+        self.holder: Held | None = None
         self.state = WAITING
         self.ended_as = OPEN
 

@@ -41,7 +41,7 @@ class Trace:
     def __init__(self, engine: LocalEngine, path: str | os.PathLike[str]) -> None:
         from glasspool.observe.recording import Recorder
 
-        self.path = os.path.abspath(os.fspath(path))
+        self.path: str = os.path.abspath(os.fspath(path))
         self._pool = engine.name
         self._pid = os.getpid()
         # Opened now, so that a wrong path is told at once. Unbuffered: a fork of the user's must not have

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from glasspool import seeding
 from glasspool.engines.local import payload, plain, wire
 from glasspool.engines.local.carried import bare
 
@@ -51,10 +52,10 @@ class Undone:
             args, kwds = values if self._kind & wire.KEYWORDS else (values, {})
             return [(function, tuple(args), dict(kwds))]
         if mode == wire.SINGLE:
-            return [(function, (values,), {})]
-        if mode == wire.STARCHUNK:
-            return [(function, tuple(item), {}) for item in values]
-        return [(function, (item,), {}) for item in values]
+            values = [(values,)]
+        elif mode == wire.CHUNK:
+            values = [(item,) for item in values]
+        return [(function, seeding.user_arguments(tuple(item)), {}) for item in values]
 
 
 def undone(task: Task, known: Known | None) -> Undone:
