@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import time
+from multiprocessing import util
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +46,9 @@ class Finalizer:
 
 
 def register_exit(path: str) -> int:
-    """Have an exit function of the worker's own run, which notes that."""
+    """Have an exit function of the worker's own run, and one of multiprocessing's, which note that."""
     atexit.register(note, path, "atexit")
+    util.Finalize(None, note, args=(path, "finalize"), exitpriority=1)
     sys.stdout.write("written and not flushed")
     return os.getpid()
 

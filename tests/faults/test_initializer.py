@@ -145,7 +145,7 @@ def test_the_finalizer_runs_on_every_orderly_exit(
     for pid in pids:
         mine = [word for other, word in words if other == pid]
         assert mine[0] == "finalizer"
-        assert set(mine[1:]) == {"atexit"}
+        assert set(mine[1:]) == {"atexit", "finalize"}
     if start_method != "forkserver":  # its output is that of the fork server, started before
         assert "written and not flushed" in capfd.readouterr().out
 
@@ -161,7 +161,7 @@ def test_a_finalizer_that_raises(
     worker = pool._pool[0]
     pool.close()
     pool.join()
-    assert [word for word, _ in tasks.notes(path)] == ["finalizer", "atexit"]
+    assert [word for word, _ in tasks.notes(path)] == ["finalizer", "atexit", "finalize"]
     assert worker.exitcode == 0
     said = capfd.readouterr().err
     assert "The finalizer life_tasks.Finalizer of" in said

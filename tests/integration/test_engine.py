@@ -7,7 +7,6 @@ import gc
 import itertools
 import multiprocessing
 import os
-import pickle
 import re
 import subprocess
 import sys
@@ -199,8 +198,9 @@ def test_bad_arguments_are_refused_and_leave_nothing(
 def test_an_initializer_that_cannot_travel_is_refused(method: str) -> None:
     """Where the initializer is pickled, an error of that comes out of the constructor."""
     before = take()
-    with pytest.raises((AttributeError, pickle.PicklingError), match="local object"):
-        glasspool.Pool(2, lambda: None, context=multiprocessing.get_context(method), name="refused")
+    context = multiprocessing.get_context(method)
+    with pytest.raises(TypeError, match=r"argument 1 of initargs"):
+        glasspool.Pool(2, tasks.share, (threading.Lock(),), context=context, name="refused")
     wait_until(lambda: not take().beyond(before), "nothing left")
 
 
@@ -497,7 +497,6 @@ def test_under_fork_the_parent_has_one_child(make_forked: MakePool) -> None:
     (template,) = set(me.children()) - before
     assert template.num_threads() == 1
     assert comm(template.pid, template.pid) == f"gp{pool._engine.number}-template"
-    assert all(p.ppid() == template.pid for p in template.children())
     wait_until(
         lambda: {p.pid for p in template.children()} == {p.pid for p in pool._pool},
         "the template's children are the workers",

@@ -5,8 +5,10 @@ from __future__ import annotations
 import functools
 import multiprocessing
 import os
+import socket
 import warnings
 from collections.abc import Iterator
+from multiprocessing import resource_sharer
 from pathlib import Path
 from typing import Any
 
@@ -289,3 +291,12 @@ def test_values_of_more_than_4_gib() -> None:
         assert pool.apply(tasks.ends, (array,)) == (1, 2, size)
         del array
         assert tasks.ends(pool.apply(tasks.full, (7, size))) == (7, 7, size)
+
+
+def test_closures_hold_what_multiprocessing_can_pass(pool):
+    """By value, too, its reducers hold: a lambda that has a socket is called with that socket."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        pool.apply(lambda: theirs.sendall(b"here"))
+        assert ours.recv(10) == b"here"
+    resource_sharer.stop(LIMIT_S)  # its thread would stay

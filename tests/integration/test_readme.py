@@ -1,4 +1,4 @@
-"""The README shows only what works: its programs run, and print what it says that they print."""
+"""The README and the pages of docs show only what works: programs run, and print what stands there."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import multiprocessing
 import re
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -25,9 +26,20 @@ TESTS = (
     " && .venv/bin/python -m pytest"
 )
 
-PROGRAMS = re.findall(
-    r"^```python\n(.*?)^```\n\n```text\n(.*?)^```$", README, re.DOTALL | re.MULTILINE
+PAGES = {
+    str(page.relative_to(ROOT)): page.read_text(encoding="utf-8")
+    for page in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
+    if "_build" not in page.parts
+}
+PROGRAM = re.compile(
+    r"^```python\n((?:(?!```)[^\n]*\n)*)```\n\n```text\n(.*?)^```$", re.DOTALL | re.MULTILINE
 )
+SHOWN = [
+    pytest.param(page, marks=() if page == "README.md" else pytest.mark.one_python)
+    for page, text in PAGES.items()
+    if PROGRAM.search(text)
+]
+SIDE_BY_SIDE = 2
 LINKS = re.findall(r"\]\((?!https?:)([^)#]+)", README)
 
 
@@ -41,30 +53,39 @@ def _shape(text: str) -> str:
 
 def test_there_are_programs_in_the_readme() -> None:
     """Each of its Python programs is followed by what it printed."""
-    assert len(PROGRAMS) == README.count("```python\n") >= 7
+    assert len(PROGRAM.findall(README)) == README.count("```python\n") >= 7
 
 
-@pytest.mark.skipif(
-    multiprocessing.get_start_method() != "fork", reason="the README shows pools of forked workers"
-)
-@pytest.mark.parametrize("number", range(len(PROGRAMS)))
-def test_a_program_prints_what_the_readme_says(number: int, tmp_path: Path) -> None:
-    """Each program runs without a warning, and prints the same words as in the README."""
-    program, printed = PROGRAMS[number]
-    file = tmp_path / "program.py"
-    file.write_text(program, encoding="utf-8")
-    done = subprocess.run(
-        [sys.executable, "-W", "error", str(file)],
-        cwd=tmp_path,
-        capture_output=True,
+def _done(program: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    folder.mkdir()
+    (folder / "program.py").write_text(program, encoding="utf-8")
+    return subprocess.run(
+        [sys.executable, "-u", "-W", "error", "program.py"],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,  # what is logged is shown, too; a warning never
         text=True,
         timeout=LIMIT_S,
         check=False,
         stdin=subprocess.DEVNULL,
     )
-    assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
-    assert _shape(done.stdout) == _shape(printed)
+
+
+@pytest.mark.skipif(
+    multiprocessing.get_start_method() != "fork", reason="the pages show pools of forked workers"
+)
+@pytest.mark.parametrize("page", SHOWN)
+def test_programs_print_what_stands_there(page: str, tmp_path: Path) -> None:
+    """Each program that a page shows with its output runs without a warning, and prints those words."""
+    found = list(PROGRAM.finditer(PAGES[page]))
+    folders = [tmp_path / str(number) for number in range(len(found))]
+    # Those of the README show moments of tasks that last for tenths of a second: each runs alone.
+    with ThreadPoolExecutor(1 if page == "README.md" else SIDE_BY_SIDE) as some:
+        ends = list(some.map(_done, [each[1] for each in found], folders))
+    for each, done in zip(found, ends, strict=True):
+        line = PAGES[page].count("\n", 0, each.start()) + 1
+        assert done.returncode == 0, f"{page}, line {line}:\n{done.stdout}"
+        assert _shape(done.stdout) == _shape(each[2]), f"{page}, line {line}"
 
 
 @pytest.mark.parametrize("command", [MAIN_JOB, TESTS])
@@ -86,6 +107,14 @@ def test_a_command_that_the_readme_names_exists(command: str) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("usage: glasspool")
+
+
+@pytest.mark.parametrize("page", sorted(PAGES))
+def test_a_page_is_written_for_both_of_its_readers(page: str) -> None:
+    """Links of a page into the repository name files: its reader may be GitHub, or the site."""
+    folder = (ROOT / page).parent
+    for link in re.findall(r"\]\((?![a-z]+:)([^)#\s]+)", PAGES[page]):
+        assert (folder / link).is_file(), link
 
 
 @pytest.mark.parametrize("link", sorted(set(LINKS)))

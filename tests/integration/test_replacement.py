@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import concurrent.futures.process
+import importlib
 import multiprocessing
+import multiprocessing.dummy
 import multiprocessing.managers
 import multiprocessing.pool
 import os
@@ -18,6 +21,7 @@ import glasspool
 from glasspool import replacement
 
 STOCK = multiprocessing.pool.Pool
+STOCK_THREADS = multiprocessing.pool.ThreadPool
 INITS = {
     cls: cls.__init__
     for cls in (STOCK, multiprocessing.pool.ThreadPool, ThreadPoolExecutor, ProcessPoolExecutor)
@@ -29,6 +33,9 @@ def all_is_given_back():
     """After each test every name and every method is the standard library's own again."""
     yield
     assert multiprocessing.pool.Pool is STOCK
+    assert multiprocessing.pool.ThreadPool is STOCK_THREADS
+    assert concurrent.futures.ProcessPoolExecutor is ProcessPoolExecutor
+    assert concurrent.futures.process.ProcessPoolExecutor is ProcessPoolExecutor
     assert {cls: cls.__init__ for cls in INITS} == INITS
     registry = multiprocessing.managers.SyncManager._registry
     assert registry["Pool"][0] is STOCK
@@ -105,10 +112,84 @@ def test_the_size_is_the_standard_librarys():
         stock.join()
 
 
-def test_thread_pools_work_and_are_noted():
-    """ThreadPool and the executors stay as they are; the list says where they were made."""
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: multiprocessing.pool.ThreadPool(2),
+        lambda: multiprocessing.dummy.Pool(2),
+        lambda: importlib.import_module("multiprocessing.pool").ThreadPool(processes=2),
+    ],
+    ids=["ThreadPool", "dummy.Pool", "module"],
+)
+def test_every_name_makes_our_pool_of_threads(make):
+    """The names of ``ThreadPool`` make ours while installed, which is one of the stock class, too."""
     with glasspool.install() as installed:
-        with multiprocessing.pool.ThreadPool(2) as pool:
+        with make() as pool:
+            assert isinstance(pool, glasspool.ThreadPool)
+            assert isinstance(pool, STOCK_THREADS)
+            assert isinstance(pool, multiprocessing.pool.ThreadPool)
+            assert pool.map(lambda x: -x, [1, 2]) == [-1, -2]
+            assert pool.inspect().pools[0].made_at.startswith(__file__)
+            pool.close()
+            pool.join()
+        assert installed.left_alone == ()
+    with make() as pool:
+        assert not isinstance(pool, glasspool.Pool)
+        pool.close()
+        pool.join()
+
+
+@pytest.mark.parametrize(
+    "find",
+    [
+        lambda: concurrent.futures.ProcessPoolExecutor,
+        lambda: concurrent.futures.process.ProcessPoolExecutor,
+        lambda: importlib.import_module("concurrent.futures").ProcessPoolExecutor,
+    ],
+    ids=["futures", "futures.process", "module"],
+)
+def test_every_name_makes_our_executor(find):
+    """The names of ``ProcessPoolExecutor`` make ours while installed, also below a class of the program's."""
+    with glasspool.install() as installed:
+
+        class Own(find()):
+            def twice(self, function, item):
+                return [self.submit(function, item).result(30)] * 2
+
+        with Own(1) as executor:
+            assert isinstance(executor, glasspool.Executor)
+            assert isinstance(executor, ProcessPoolExecutor)
+            assert executor.twice(abs, -1) == [1, 1]
+        assert installed.left_alone == ()
+    assert find() is ProcessPoolExecutor
+
+
+def test_an_executor_without_a_size_has_the_standard_librarys():
+    """The default size is the one that the program would have without us."""
+    with glasspool.install():
+        ours = concurrent.futures.ProcessPoolExecutor()
+    stock = ProcessPoolExecutor()
+    assert ours._max_workers == stock._max_workers
+    ours.shutdown()
+    stock.shutdown()
+
+
+def test_isinstance_both_ways():
+    """What was made before counts as one of the class that the name leads to while installed."""
+    stock = ProcessPoolExecutor(1)
+    with STOCK_THREADS(1) as threads, glasspool.install():
+        assert isinstance(stock, concurrent.futures.ProcessPoolExecutor)
+        assert isinstance(threads, multiprocessing.pool.ThreadPool)
+        assert not isinstance(threads, concurrent.futures.ProcessPoolExecutor)
+        threads.close()
+        threads.join()
+    stock.shutdown()
+
+
+def test_executors_of_threads_and_old_names_are_noted():
+    """What stays as it is works, and the list says where it was made."""
+    with glasspool.install() as installed:
+        with STOCK_THREADS(2) as pool:
             assert pool.map(abs, [-1, -2]) == [1, 2]
             assert list(pool.imap(abs, [-1, -2], 2)) == [1, 2]
             assert isinstance(pool, multiprocessing.pool.Pool)
@@ -122,6 +203,38 @@ def test_thread_pools_work_and_are_noted():
         kinds = [item.kind.rpartition(".")[2] for item in installed.left_alone]
         assert kinds == ["ThreadPool", "ThreadPoolExecutor", "ProcessPoolExecutor"]
         assert all(item.made_at.startswith(__file__) for item in installed.left_alone)
+
+
+_MULTIPROCESS = """
+import glasspool
+glasspool.install()
+import sys
+assert "multiprocess" not in sys.modules
+import multiprocess, multiprocess.pool
+def check(pool):
+    with pool:
+        assert isinstance(pool, glasspool.Pool) and isinstance(pool, multiprocess.pool.Pool), pool
+        assert pool.map(lambda x: x + 1, [1, 2]) == [2, 3]
+        pool.close()
+        pool.join()
+if __name__ == "__main__":
+    check(multiprocess.Pool(1))
+    check(multiprocess.pool.Pool(1))
+    check(multiprocess.get_context("fork").Pool(1))
+    with multiprocess.pool.ThreadPool(1) as pool:
+        assert pool.map(abs, [-1]) == [1]
+    glasspool.uninstall()
+    assert not issubclass(multiprocess.pool.Pool, glasspool.Pool)
+    assert not any(type(finder).__module__ == "glasspool.imports" for finder in sys.meta_path)
+"""
+
+
+def test_the_pool_of_multiprocess_imported_later():
+    """Its names make pools of ours, which call what only dill could pickle; and are given back."""
+    pytest.importorskip("multiprocess")
+    command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", _MULTIPROCESS]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_a_class_taken_earlier_still_works_and_is_noted():

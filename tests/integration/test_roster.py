@@ -35,7 +35,7 @@ SNAPSHOTS = 100
 FORK = multiprocessing.get_context("fork")
 
 ROLES = frozenset(
-    (*HANDLER_ROLES, "main", "caller", "callback", "iterable", "user", "other-pool")
+    (*HANDLER_ROLES, "main", "caller", "callback", "iterable", "logs", "user", "other-pool")
     + ("initializer", "task", "task-child", "inspector", "native")
     + ("template", "nanny", "fork-server", "resource-tracker", "manager")
 )

@@ -87,11 +87,13 @@ def _environment() -> dict[str, str]:
     return {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "PYTHON_COLORS": "0"}
 
 
-def _run(folder: Path, *words: str, stdin: str | None = None) -> tuple[int, str, str]:
+def _run(
+    folder: Path, *words: str, stdin: str | None = None, **environment: str
+) -> tuple[int, str, str]:
     done = subprocess.run(
         [sys.executable, *words],
         cwd=folder,
-        env=_environment(),
+        env={**_environment(), **environment},
         input=stdin,
         stdin=subprocess.DEVNULL if stdin is None else None,
         capture_output=True,
@@ -301,23 +303,109 @@ def test_no_pool_is_one_line(folder):
     code, out, err = _run(folder, "-m", "glasspool", "run", "s.py")
     assert (code, out) == (0, "1\n")
     assert err.count("\n") == 1
-    assert "made no multiprocessing.Pool" in err
+    assert "made no pool" in err
 
 
 def test_pools_left_alone_are_named(folder):
     """The report tells which pools stayed as they are, and where they were made."""
     (folder / "s.py").write_text(
-        "from multiprocessing.pool import ThreadPool\n"
         "from concurrent.futures import ThreadPoolExecutor\n"
         "for _ in range(2):\n"
-        "    with ThreadPool(1) as p: print(p.map(abs, [-1]))\n"
-        "with ThreadPoolExecutor(1) as p: print(p.submit(abs, -2).result())\n"
+        "    with ThreadPoolExecutor(1) as p: print(p.submit(abs, -2).result())\n"
     )
     plain, ours = _both(folder, "s.py")
     assert ours == plain
     err = _run(folder, "-m", "glasspool", "run", "s.py")[2]
-    assert "2 x ThreadPool, made at s.py:4" in err
-    assert "ThreadPoolExecutor, made at s.py:5" in err
+    assert "2 x ThreadPoolExecutor, made at s.py:3" in err
+
+
+def test_pools_of_threads_and_executors_are_in_the_report(folder):
+    """``ThreadPool`` and ``ProcessPoolExecutor`` are ours under run, with the same output."""
+    (folder / "s.py").write_text(
+        "from multiprocessing.pool import ThreadPool\n"
+        "from concurrent.futures import ProcessPoolExecutor\n"
+        "if __name__ == '__main__':\n"
+        "    with ThreadPool(2) as p: print(p.map(lambda x: x, [1, 2]))\n"
+        "    with ProcessPoolExecutor(1) as p: print(p.submit(abs, -2).result())\n"
+    )
+    plain = _run(folder, "-W", "ignore", "s.py")
+    ours = _run(folder, "-W", "ignore", "-m", "glasspool", "run", "--json", "r.json", "s.py")
+    assert ours[:2] == plain[:2]
+    threads, executor = json.loads((folder / "r.json").read_text())["pools"]
+    assert (threads["kind"], threads["size"]) == ("glasspool.ThreadPool", 2)
+    assert threads["made_at"].endswith("s.py:4")
+    assert threads["stats"]["done"] == 2
+    assert executor["kind"] == "glasspool.Executor"
+    assert executor["made_at"].endswith("s.py:5")
+    assert "glasspool-1 task-" in ours[2]
+
+
+_STARTS_CHILDREN = """
+import multiprocessing, os, subprocess, sys
+
+def work(method):
+    with multiprocessing.Pool(1) as pool:
+        print(method, pool.map(abs, [-1]), flush=True)
+
+if __name__ == "__main__":
+    code = (
+        "from concurrent.futures import ProcessPoolExecutor as E\\n"
+        "with E(1) as e: print(e.submit(abs, -2).result())"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+    nested = "import subprocess, sys; subprocess.run([sys.executable, '-c', %r], check=True)" % code
+    subprocess.run([sys.executable, "-c", nested], check=True)
+    for method in ("fork", "spawn", "forkserver"):
+        process = multiprocessing.get_context(method).Process(target=work, args=(method,))
+        process.start()
+        process.join()
+    names = "import sys; print(sorted(m for m in sys.modules if 'glasspool' in m or 'threading' == m))"
+    subprocess.run([sys.executable, "-c", names], check=True)
+"""
+
+
+@pytest.mark.one_python
+def test_children(folder):
+    """With ``--children`` the pools of child processes are ours, too, and in the account with their pids.
+
+    A child that makes no pool loads nothing of ours, and the private folder is gone at the end.
+    """
+    (folder / "s.py").write_text(_STARTS_CHILDREN)
+    temporary = folder / "tmp"
+    temporary.mkdir()
+    plain = _run(folder, "-W", "ignore", "s.py")
+    words = ("-m", "glasspool", "run", "--children", "--json", "r.json", "s.py")
+    ours = _run(folder, "-W", "ignore", *words, TMPDIR=str(temporary))
+    assert ours[:2] == plain[:2]
+    pools = json.loads((folder / "r.json").read_text())["pools"]
+    kinds = ["glasspool.Executor"] * 2 + ["glasspool.Pool"] * 3
+    assert [pool["kind"] for pool in pools] == kinds
+    assert all(pool["in_child"] and pool["stats"]["done"] == 1 for pool in pools)
+    assert len({pool["pid"] for pool in pools}) == 5
+    assert all(str(pool["pid"]) in ours[2] for pool in pools)
+    assert not list(temporary.glob("glasspool-run-*"))
+
+
+@pytest.mark.one_python
+def test_children_keep_their_own_sitecustomize(folder):
+    """The user's ``sitecustomize`` runs in children as before; GLASSPOOL=0 switches all of it off."""
+    (folder / "site").mkdir()
+    (folder / "site" / "sitecustomize.py").write_text("import sys\nsys.mine = __file__\n")
+    (folder / "s.py").write_text(
+        "import subprocess, sys\n"
+        "code = 'import sys; print(sys.mine, sys.modules[\"sitecustomize\"].__file__ == sys.mine,'\\\n"
+        "    ' any(\"glasspool-run\" in entry for entry in sys.path))'\n"
+        "subprocess.run([sys.executable, '-c', code], check=True)\n"
+        "code = 'from multiprocessing.pool import Pool; print(Pool.__module__)'\n"
+        "subprocess.run([sys.executable, '-c', code], check=True)\n"
+    )
+    path = os.pathsep.join(filter(None, [str(folder / "site"), os.environ.get("PYTHONPATH")]))
+    words = ("-m", "glasspool", "run", "--quiet", "--children", "s.py")
+    code, out, err = _run(folder, *words, PYTHONPATH=path)
+    mine = f"{folder / 'site' / 'sitecustomize.py'} True False"
+    assert (code, out.split("\n"), err) == (0, [mine, "glasspool.replacement", ""], "")
+    code, out, err = _run(folder, *words, PYTHONPATH=path, GLASSPOOL="0")
+    assert (code, out.split("\n"), err) == (0, [mine, "multiprocessing.pool", ""], "")
 
 
 def test_the_switch_in_the_environment(folder, monkeypatch):

@@ -50,6 +50,25 @@ def test_a_share_leaves_enough_for_the_others(waiting: int, workers: int) -> Non
     assert batching.share(waiting, workers) <= -(-waiting // workers)
 
 
+@given(pace=paces, held=st.integers(0, batching.MAX_HELD), lanes=st.integers(1, 500))
+def test_no_lane_is_left_without_a_task(pace: float | None, held: int, lanes: int) -> None:
+    """A worker may be given as many tasks as it has lanes free, and never more than its ring keeps."""
+    room = batching.room_in_lanes(pace, held, lanes)
+    assert room >= lanes - held
+    assert held + max(0, room) <= batching.MAX_HELD
+    assert max(0, batching.room_in_lanes(pace, held, 1)) == max(0, batching.room(pace, held))
+
+
+@given(waiting=st.integers(1, 100_000), workers=st.integers(1, 300), free=st.integers(-900, 500))
+def test_a_share_for_lanes_leaves_enough_for_the_others(
+    waiting: int, workers: int, free: int
+) -> None:
+    """A worker takes at least one task, for its free lanes its even part, and never more than that."""
+    share = batching.share_in_lanes(waiting, workers, free)
+    even = -(-waiting // workers)
+    assert 1 <= min(free, even) <= share <= even or free < 1 <= share <= even
+
+
 @given(measured=st.lists(st.floats(0, 1e15), min_size=1, max_size=50))
 def test_the_pace_stays_within_what_was_measured(measured: list[float]) -> None:
     """An average lies between the least and the most of what it averages."""

@@ -123,8 +123,95 @@ def test_what_is_no_file_is_called_bad(file: Path, tmp_path: Path) -> None:
 def test_another_version_is_named(board: sb.Board, file: Path) -> None:
     """A scoreboard of a later version is not read, and both versions are told."""
     file.write_bytes(b"GLSPOOL\x09" + bytes(board.view[8:]))
-    with pytest.raises(sb.BadBoard, match=r"another version \(9, this is 2\)"):
+    with pytest.raises(sb.BadBoard, match=r"another version \(9, this is 3\)"):
         sb.Board.open(file)
+
+
+# Lanes ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def laned(glasspool_dir: Path) -> Iterator[sb.Board]:
+    """Return a scoreboard with two records of three lanes each."""
+    made = sb.Board.create("laned", 2, 2, capacity=5, start_method="fork", lanes=3)
+    yield made
+    made.close()
+    made.unlink()
+
+
+def begin_in_lane(board: sb.Board, record: int, lane: int, seq: int) -> None:
+    """Note task ``seq`` as begun in a lane, as a worker does."""
+    call = seq % 100 | lane << 32
+    row = (10_000_000 + seq, call, 20_000_000 + seq, 0, seq + 1)
+    sb.BEGIN.pack_into(board.view, board.ring(record) + seq % sb.RING * sb.ENTRY.size, *row)
+    sb.BEGIN.pack_into(board.view, (board.lane(record, lane) + sb.LANE_ENTRY) * 8, *row)
+
+
+def end_in_lane(board: sb.Board, record: int, lane: int, seq: int) -> None:
+    """Note task ``seq`` as ended, as a worker does: in the ring only if its place is still its own."""
+    at = (board.ring(record) + seq % sb.RING * sb.ENTRY.size) // 8
+    if board.words[at + sb.E_SEQ] == seq + 1:
+        board.words[at + sb.E_RESULT] = seq | sb.DONE << 56
+        board.words[at + sb.E_ENDED] = 30_000_000 + seq
+    board.words[board.lane(record, lane) + sb.LANE_ENTRY + sb.E_SEQ] = 0
+
+
+@given(
+    steps=st.lists(st.tuples(st.integers(0, 2), st.booleans(), st.integers(1, 700)), max_size=12),
+    record=st.integers(0, 1),
+)
+@example(steps=[(0, False, 1), (1, True, 700), (2, True, 700)], record=1)
+@settings(deadline=None, max_examples=30)
+def test_what_runs_in_lanes_is_known_however_long_it_runs(
+    laned: sb.Board, steps: list[tuple[int, bool, int]], record: int
+) -> None:
+    """Lanes end their tasks in any order; a task that others have overtaken in the ring still counts.
+
+    Each step: so many tasks one after the other in a lane, of which the last one ends or goes on.
+    """
+    laned.clear(record)
+    laned.clear(1 - record)
+    laned.set_word(1 - record, sb.W_DONE, 77)  # the neighbour's
+    running: dict[int, int] = {}
+    seq = 0
+    for lane, ends, count in steps:
+        if lane in running:
+            end_in_lane(laned, record, lane, running.pop(lane))
+        for _ in range(count):
+            begin_in_lane(laned, record, lane, seq)
+            seq += 1
+            end_in_lane(laned, record, lane, seq - 1)
+        if not ends:
+            begin_in_lane(laned, record, lane, seq)
+            running[lane] = seq
+            seq += 1
+    assert {entry.lane: entry.seq for entry in laned.running(record)} == running
+    for lane, number in running.items():
+        entry = laned.entry(record, number)
+        assert entry is not None
+        assert (entry.lane, entry.task, entry.ended_ns) == (lane, 10_000_000 + number, 0)
+        assert laned.place(record, number) == laned.lane(record, lane)
+    assert all(laned.has_begun(record, number) for number in range(seq))
+    assert not any(laned.has_begun(record, number) for number in range(seq, seq + 10))
+    finished = [entry.seq for entry in laned.finished(record)]
+    known = range(max(0, seq - sb.RING + 1), seq)
+    assert finished == [number for number in known if number not in running.values()]
+    assert laned.running(1 - record) == []
+    assert laned.word(1 - record, sb.W_DONE) == 77
+
+
+def test_a_laned_scoreboard_can_be_read_from_its_file(laned: sb.Board) -> None:
+    """The number of lanes stands in the header, and the lanes of a new record are empty."""
+    laned.clear(1)
+    laned.reserve(2)
+    begin_in_lane(laned, 1, 2, 5)
+    seen = sb.Board.open(laned.path)
+    try:
+        assert (seen.lanes, seen.header.records, seen.header.capacity) == (3, 3, 5)
+        assert [(entry.lane, entry.seq) for entry in seen.running(1)] == [(2, 5)]
+        assert seen.running(2) == []
+    finally:
+        seen.close()
 
 
 # The ring -----------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ A line marked ``# rejected`` must be an error: its ignore comment is one too man
 
 from __future__ import annotations
 
+import concurrent.futures
 import functools
 import math
 import multiprocessing
@@ -16,12 +17,15 @@ from typing import Any, TypeVar, assert_type
 import glasspool
 from glasspool import (
     AsyncResult,
+    Executor,
+    Future,
     IMapIterator,
     MapResult,
     Pool,
     Snapshot,
     TaskInfo,
     ThreadInfo,
+    ThreadPool,
     WorkerInfo,
 )
 
@@ -178,6 +182,73 @@ def a_pool_like_any_other(pool: Pool) -> multiprocessing.pool.Pool:
     with pool as entered:
         assert_type(entered, Pool)
     return pool
+
+
+async def awaited(pool: Pool) -> None:
+    """A task of an event loop gets the same types as a thread."""
+    assert_type(await pool.apply_async(area, (1, 2)), float)
+    assert_type(await pool.map_async(area, range(3)), list[float])
+    assert_type(await pool.starmap_async(area, [(1, 2)]), list[float])
+    async for value in pool.imap(area, range(3)):
+        assert_type(value, float)
+    async for size in pool.imap_unordered(len, ["a"]):
+        assert_type(size, int)
+    await pool.apply_async(area, ("one",))  # type: ignore[arg-type]  # rejected
+    await pool.map(area, [1, 2])  # type: ignore[misc]  # rejected
+
+
+def everywhere(pool: Pool) -> None:
+    """A call in every worker gives a value of each."""
+    assert_type(pool.run_on_all(area, 1, height=2), list[float])
+    assert_type(pool.run_on_all(now), list[str])
+    pool.run_on_all("now")  # type: ignore[arg-type]  # rejected
+
+
+def futures(executor: Executor) -> None:
+    """Futures carry the type, and arguments must fit: they are passed as they are, not in a tuple."""
+    future = executor.submit(area, 1, height=2)
+    assert_type(future, Future[float])
+    assert_type(future.result(), float)
+    assert_type(future.result(timeout=1.5), float)
+    assert_type(future.exception(), BaseException | None)
+    assert_type(executor.submit(shout, "a", times=2), Future[bytes])
+    assert_type(executor.submit(now).result(), str)
+    assert_type(executor.map(area, [1, 2], [3, 4]), Iterator[float])
+    assert_type(executor.map(len, ["a"], timeout=1, chunksize=2), Iterator[int])
+    for done in concurrent.futures.as_completed([future]):
+        assert_type(done.result(), float)
+    executor.submit(area, "one")  # type: ignore[arg-type]  # rejected
+    executor.submit(now, 1)  # type: ignore[call-arg]  # rejected
+    executor.map(area, 3)  # type: ignore[arg-type]  # rejected
+
+
+def an_executor_like_any_other() -> concurrent.futures.Executor:
+    """It goes wherever the standard library's does."""
+    with Executor(2) as entered:
+        assert_type(entered, Executor)
+    return entered
+
+
+def threads(pool: ThreadPool) -> Pool:
+    """A pool of threads has the types of one of processes, and goes wherever one does."""
+    with ThreadPool(2, shout, ("a",), name="mine") as entered:
+        assert_type(entered, ThreadPool)
+    assert_type(pool.apply(area, (1, 2)), float)
+    assert_type(pool.apply_async(now).get(), str)
+    assert_type(pool.map(len, ["a"]), list[int])
+    assert_type(pool.map_async(area, range(3)), MapResult[float])
+    assert_type(pool.imap(area, range(3)), IMapIterator[float])
+    assert_type(pool.run_on_all(now), list[str])
+    assert_type(pool.inspect(), Snapshot)
+    pool.map(area, ["one"])  # type: ignore[arg-type]  # rejected
+    return pool
+
+
+def joblibs() -> None:
+    """The backend is registered by a call without a value."""
+    glasspool.register_joblib()
+    glasspool.register_joblib(make_default=True)
+    glasspool.register_joblib(True)  # type: ignore[call-arg]  # rejected
 
 
 def made() -> Pool:

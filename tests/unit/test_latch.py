@@ -168,3 +168,30 @@ def test_the_limit_is_kept() -> None:
     begun = time.monotonic()
     assert not latch.wait(0.05)
     assert 0.045 <= time.monotonic() - begun < 5
+
+
+class Bell:
+    """Somebody who waits without a thread."""
+
+    def __init__(self) -> None:
+        self.rung = 0
+
+    def release(self) -> None:
+        """Count."""
+        self.rung += 1
+
+
+def test_who_waits_without_a_thread_is_released_once() -> None:
+    """Also beside threads; who has left is not released, and learns whether others are left."""
+    latch = Latch()
+    first, second, third = Bell(), Bell(), Bell()
+    assert not latch.enter(first)
+    assert not latch.enter(second)
+    assert latch.leave(first)
+    assert not latch.leave(second)
+    assert not latch.enter(third)
+    latch.set()
+    latch.set()
+    assert (first.rung, second.rung, third.rung) == (0, 0, 1)
+    assert latch.enter(first)
+    assert latch.leave(first)  # turned: nobody gives up

@@ -55,12 +55,13 @@ def test_output_longer_than_the_ring_is_cut() -> None:
 
 
 def test_log_lines_come_in_their_order(boxes: BlackBoxes) -> None:
-    """The last five of many; a traceback's last line belongs to it."""
+    """The last hundred of many; a traceback's last line belongs to it."""
     recorder = Recorder(boxes, 2, False)
-    for number in range(20):
+    recorder.reserve_log()
+    for number in range(300):
         record = logging.LogRecord("app", logging.INFO, "f.py", 1, "number %d", (number,), None)
         recorder._note_record(record)
-    assert boxes.last_log(2) == tuple(f"INFO app: number {n}" for n in range(15, 20))
+    assert boxes.last_log(2) == tuple(f"INFO app: number {n}" for n in range(200, 300))
     assert boxes.last_log(1) == ()
     boxes.clear(2)
     assert boxes.last_log(2) == ()
@@ -92,6 +93,7 @@ def test_a_record_that_nobody_formatted(
 ) -> None:
     """Its text is made from built-in types only."""
     recorder = Recorder(boxes, 0, False)
+    recorder.reserve_log()
     recorder._note_record(logging.LogRecord("a", 20, "f.py", 1, message, args, None))
     assert boxes.last_log(0)[0].startswith(f"INFO a: {text}")
 
@@ -99,6 +101,7 @@ def test_a_record_that_nobody_formatted(
 def test_a_formatted_record_is_taken_as_it_is(boxes: BlackBoxes) -> None:
     """The text that a handler made is not made again; the exception is named."""
     recorder = Recorder(boxes, 0, False)
+    recorder.reserve_log()
     record = logging.LogRecord("a", 40, "f.py", 1, "said %s", (Speaks(),), None)
     record.message = "said it"
     record.exc_text = "Traceback ...\nValueError: no"

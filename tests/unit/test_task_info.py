@@ -36,6 +36,7 @@ def engine(**more: Any) -> Any:
         "before_waiting": lambda: None,
         "next_id": lambda: 77,
         "called_back": [],
+        "outputs": None,
         "forgotten": [],
     }
     facts.update(more)
@@ -75,7 +76,14 @@ def end_task(task: Task, worker: Any, begun: int, ended: int, size: int) -> Task
 
 def a_worker(**more: Any) -> Any:
     """Return as much of a worker as results ask for."""
-    facts = {"pid": 4711, "slot": 2, "ident": 111, "native_id": 4711, "record": 0, "held": None}
+    facts: dict[str, Any] = {"pid": 4711, "slot": 2, "ident": 111, "native_id": 4711}
+    facts |= {
+        "record": 0,
+        "held": None,
+        "lanes": (),
+        "thread_name": "MainThread",
+        "runs_in_main": True,
+    }
     return SimpleNamespace(**{**facts, **more})
 
 
@@ -116,7 +124,7 @@ def test_a_task_that_is_with_a_worker(is_running: bool) -> None:
     worker = a_worker(held=held)
     task = a_task()
     task.holder, task.seq = held, 4
-    entry = SimpleNamespace(begun_ns=NOW - SECOND // 2) if is_running else None
+    entry = SimpleNamespace(begun_ns=NOW - SECOND // 2, lane=0) if is_running else None
     fake = engine(
         collector=SimpleNamespace(workers={3: worker}),
         board=SimpleNamespace(

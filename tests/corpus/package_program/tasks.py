@@ -1,0 +1,5 @@
+"""Tasks of the package."""
+
+
+def square(x):
+    return x * x
