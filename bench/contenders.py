@@ -221,6 +221,28 @@ class StandardExecutor(Contender):
         )
 
 
+class SurvivingHandle(ExecutorHandle):
+    """An executor that goes on after a death."""
+
+    def revive(self, lost: Any) -> int:
+        return 1
+
+
+class GlasspoolExecutor(Glasspool):
+    """This package's executor."""
+
+    name = "glasspool-executor"
+    title = "glasspool.Executor"
+    pool = "from glasspool import Executor"
+    notes = StandardExecutor.notes
+
+    def make(self, workers: int, method: str) -> Handle:
+        import glasspool
+
+        context = multiprocessing.get_context(method)
+        return SurvivingHandle(glasspool.Executor(workers, context), workers)
+
+
 class LokyHandle(ExecutorHandle):
     """An executor that is asked for anew: a broken one is replaced that way."""
 
@@ -627,6 +649,7 @@ CONTENDERS: dict[str, Contender] = {
         Contender(),
         Glasspool(),
         StandardExecutor(),
+        GlasspoolExecutor(),
         Loky(),
         Mpire(),
         Pebble(),
