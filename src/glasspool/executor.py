@@ -57,9 +57,13 @@ _program_ends = False
 
 
 class _ExecutorPool(Pool):
-    """The pool behind an executor."""
+    """The pool behind an executor: made with its first call, and told as made where that was made."""
 
     _kind = "glasspool.Executor"
+
+    def __init__(self, place: tuple[str, int], *arguments: Any, **keywords: Any) -> None:
+        self._place = place
+        super().__init__(*arguments, **keywords)
 
 
 class Executor(ProcessPoolExecutor):
@@ -109,6 +113,7 @@ class Executor(ProcessPoolExecutor):
         self._ready: Pool | None = None
         self._shutdown_thread = False
         self._is_given_up = False
+        self._place: tuple[str, int] = registry.caller_place()
         self._name = registry.new_name(keywords.get("name"))[0]
 
     # Calls ----------------------------------------------------------------------------------------
@@ -265,6 +270,7 @@ class Executor(ProcessPoolExecutor):
         registry.free_name(self._name)  # the pool takes it
         keywords = {**self._keywords, "name": self._name}
         pool = _ExecutorPool(
+            self._place,
             self._max_workers,
             self._initializer,
             self._initargs,

@@ -123,6 +123,9 @@ class Pool(multiprocessing.pool.Pool):
     """
 
     _kind = "glasspool.Pool"
+    _place: tuple[str, int] | None = (
+        None  # file and line where it was made; None: those of the caller
+    )
 
     def __init__(
         self,
@@ -179,7 +182,7 @@ class Pool(multiprocessing.pool.Pool):
         main_guard.check(str(self._ctx.get_start_method()))
         initargs = tuple(initargs)
         carry = _carrier(told.contextvars, self._ctx)
-        where = registry.caller_place()
+        where = self._place or registry.caller_place()
         self._name, number = registry.new_name(name)
         plan = Plan(
             name=self._name,

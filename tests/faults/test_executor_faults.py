@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import functools
+import linecache
 import multiprocessing
 import os
 import pickle
@@ -98,10 +99,15 @@ def test_workers_are_recycled_under_fork(make_executor: MakeExecutor) -> None:
     assert len(set(pids)) == 3
 
 
+def _place(made_at: str) -> tuple[str, int]:
+    file, _, line = made_at.rpartition(":")
+    return file, int(line)
+
+
 def test_the_roster_tells_that_it_is_an_executor(
     make_executor: MakeExecutor, forked_gate: Gate
 ) -> None:
-    """``inspect`` has the kind, the function of each call, and of a chunk the user's function."""
+    """``inspect`` has the kind, where it was made, and of each call and chunk the user's function."""
     executor = make_executor(1, name="seen", **forked_gate.arguments)
     assert glasspool.inspect(executor).pools == ()
     assert executor.stats() == {}
@@ -111,6 +117,7 @@ def test_the_roster_tells_that_it_is_an_executor(
     executor.submit(tasks.square, 1).cancel()  # when this returns, the pool has seen the chunk
     (pool,) = glasspool.inspect(executor).pools
     assert (pool.name, pool.kind) == ("seen", "glasspool.Executor")
+    assert "glasspool.Executor(" in linecache.getline(*_place(pool.made_at)), "not its first call"
     assert [task.function.rpartition(".")[2] for task in pool.tasks] == ["wait_for_gate", "square"]
     assert [task.items for task in pool.tasks] == [1, 4]
     assert [one.name for one in glasspool.inspect().pools] == ["seen"]
