@@ -3,11 +3,13 @@ methods, pools and gates."""
 
 from __future__ import annotations
 
+import argparse
 import multiprocessing
 import os
 import shutil
 import sys
 import tempfile
+import zlib
 from collections.abc import Generator, Iterator
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.context import BaseContext
@@ -35,6 +37,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="every fault at every moment with every start method, not only under fork",
     )
+    parser.addoption(
+        "--share",
+        type=_share,
+        default=(0, 1),
+        metavar="K/N",
+        help="only the K-th of N shares of the tests (from 1); all shares together have all tests",
+    )
+
+
+def _share(text: str) -> tuple[int, int]:
+    number, of = (int(part) for part in text.split("/"))
+    if not 1 <= number <= of:
+        raise argparse.ArgumentTypeError(f"1/{of} to {of}/{of}, not {text}")
+    return number - 1, of
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -48,11 +64,16 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out what was not asked for."""
-    if config.getoption("--whole-matrix"):
-        return
-    left_out = [item for item in items if item.get_closest_marker("whole_matrix")]
+    whole = config.getoption("--whole-matrix")
+    number, of = config.getoption("--share")
+    left_out = {
+        item
+        for item in items
+        if (item.get_closest_marker("whole_matrix") and not whole)
+        or zlib.crc32(item.nodeid.encode()) % of != number  # alike on each machine
+    }
     if left_out:
-        config.hook.pytest_deselected(items=left_out)
+        config.hook.pytest_deselected(items=list(left_out))
         items[:] = [item for item in items if item not in left_out]
 
 
