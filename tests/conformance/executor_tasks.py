@@ -107,6 +107,11 @@ def wait_for_gate(value: int = 0) -> int:
     return value
 
 
+def wait_unless_first(value: int) -> int:
+    """Tell that this runs; all but the first one wait for the gate."""
+    return wait_for_gate(value) if value else value
+
+
 def pid(value: Any = None) -> int:
     """Return who runs this."""
     return os.getpid()

@@ -77,6 +77,8 @@ class Callbacks:
             thread.join(GRACE_S if cut_short else None)
 
     def _run(self) -> None:
+        # Also here: a callback may run before whoever starts this thread goes on.
+        self.thread = threading.current_thread()
         kernel.name_this_thread(self._os_name)
         while True:
             job = self._jobs.get()  # woken by the next job, or the end of the pool
