@@ -1,9 +1,12 @@
 """Count the words in the text files of a folder, in parallel.
 
-Without arguments it reads the sources of the standard library. It knows nothing of glasspool::
+Without arguments it reads the sources of the standard library. It knows nothing of glasspool, unless it is
+told to count on a cluster::
 
     python examples/wordcount.py
     glasspool run examples/wordcount.py
+    python examples/wordcount.py --engine dask
+    python examples/wordcount.py --engine ray --address 192.0.2.1:6379
 """
 
 import argparse
@@ -13,6 +16,7 @@ import time
 from collections import Counter
 from multiprocessing import Pool
 from pathlib import Path
+from typing import Any
 
 WORD = re.compile(r"[^\W\d_]{2,}")  # two or more letters of any alphabet
 FILES_PER_TASK = 32
@@ -41,11 +45,20 @@ def count_files(files: list[Path]) -> tuple[Counter[str], int]:
     return counts, size
 
 
-def count_folder(files: list[Path], processes: int | None) -> tuple[Counter[str], int]:
+def make_pool(processes: int | None, engine: str, address: str | None) -> Any:
+    """Return a pool of this machine, or of a cluster whose nodes can read the same files."""
+    if engine == "local":
+        return Pool(processes)
+    import glasspool
+
+    return glasspool.Pool(processes, engine=engine, address=address)
+
+
+def count_folder(files: list[Path], pool: Any) -> tuple[Counter[str], int]:
     """Return the counts and the bytes of all files together."""
     total: Counter[str] = Counter()
     total_size = 0
-    with Pool(processes) as pool:
+    with pool:
         for counts, size in pool.imap_unordered(count_files, share_out(files)):
             total.update(counts)
             total_size += size
@@ -54,7 +67,7 @@ def count_folder(files: list[Path], processes: int | None) -> tuple[Counter[str]
 
 def print_table(counts: Counter[str], top: int) -> None:
     """Print the most frequent words, their number and their share of all words."""
-    rows = counts.most_common(top)
+    rows = sorted(counts.items(), key=lambda row: (-row[1], row[0]))[:top]
     width = max((len(word) for word, _ in rows), default=4)
     print(f"{'word':<{width}}  {'count':>9}  {'share':>6}")
     for word, count in rows:
@@ -67,6 +80,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("folder", nargs="?", type=Path, default=sysconfig.get_path("stdlib"))
     parser.add_argument("--pattern", default="*.py", help="which files to read (default: *.py)")
     parser.add_argument("--processes", type=int, help="how many workers (default: all processors)")
+    parser.add_argument("--engine", default="local", help="local, dask or ray (default: local)")
+    parser.add_argument("--address", help="which cluster (default: one made for the occasion)")
     parser.add_argument("--top", type=int, default=10, help="how many words to print (default: 10)")
     return parser.parse_args()
 
@@ -75,8 +90,9 @@ def main() -> None:
     """Count, and print the most frequent words and the totals."""
     arguments = parse_arguments()
     begun = time.perf_counter()
-    files = find_files(Path(arguments.folder), arguments.pattern)
-    counts, size = count_folder(files, arguments.processes)
+    files = find_files(Path(arguments.folder).resolve(), arguments.pattern)
+    pool = make_pool(arguments.processes, arguments.engine, arguments.address)
+    counts, size = count_folder(files, pool)
     took = time.perf_counter() - begun
     print_table(counts, arguments.top)
     print(f"\n{counts.total():,} words, {len(counts):,} different, in {len(files):,} files")

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from glasspool.engines.local.progress import report_progress
     from glasspool.engines.local.worker import WorkerInfo
     from glasspool.errors import (
+        EngineCannot,
         EngineUnavailable,
         GlasspoolError,
         InitializerFailed,
@@ -68,6 +69,7 @@ __all__ = [
     "BrokenResult",
     "BrokenWorker",
     "DeathCertificate",
+    "EngineCannot",
     "EngineUnavailable",
     "Evidence",
     "Executor",
@@ -113,7 +115,7 @@ _HOME = {
         UnpicklableResult""",
     "glasspool.engines.local.progress": "report_progress",
     "glasspool.engines.local.worker": "WorkerInfo",
-    "glasspool.errors": """EngineUnavailable GlasspoolError InitializerFailed SerializationError
+    "glasspool.errors": """EngineCannot EngineUnavailable GlasspoolError InitializerFailed SerializationError
         TaskCancelled TaskExit TaskTimeout WorkerDied""",
     "glasspool.executor": "Executor",
     "glasspool.futures": "Future",

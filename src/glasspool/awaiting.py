@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
     from collections.abc import Callable
 
-    from glasspool.engines.local.engine import LocalEngine
+    from glasspool.engines.base import Engine
     from glasspool.pool import Pool
     from glasspool.results import AsyncResult, IMapIterator, IMapJob, MapResult
 
@@ -89,7 +89,7 @@ async def next_of(iterator: IMapIterator[T]) -> T:
         del iterator  # which may be dropped now, with this frame in the traceback of an error
 
 
-async def _more(job: IMapJob, latch: Latch, engine: LocalEngine) -> None:
+async def _more(job: IMapJob, latch: Latch, engine: Engine) -> None:
     try:
         await turned(latch, engine)
     finally:
@@ -121,7 +121,7 @@ async def join(pool: Pool) -> None:
 
 
 async def turned(
-    switch: Switch, engine: LocalEngine, given_up: Callable[[], None] | None = None
+    switch: Switch, engine: Engine, given_up: Callable[[], None] | None = None
 ) -> None:
     """Wait until a switch is turned.
 
@@ -153,7 +153,7 @@ class _Waiter:
 
     __slots__ = ("_engine", "_wakeups", "event")
 
-    def __init__(self, wakeups: Wakeups, event: Any, engine: LocalEngine) -> None:
+    def __init__(self, wakeups: Wakeups, event: Any, engine: Engine) -> None:
         self._wakeups = wakeups
         self._engine = engine
         self.event: Any = event
@@ -177,14 +177,14 @@ class Wakeups:
 
     # Any thread -----------------------------------------------------------------------------------
 
-    def put(self, event: Any, engine: LocalEngine) -> None:
+    def put(self, event: Any, engine: Engine) -> None:
         """Have the task that waits for an event go on."""
         self._due.append(event)
         if not self._is_called:
             self._is_called = True
             self.call(engine)
 
-    def call(self, engine: LocalEngine) -> None:
+    def call(self, engine: Engine) -> None:
         """Wake the loop."""
         self.call_now()
 
@@ -229,7 +229,7 @@ class Wakeups:
         """Let other tasks run."""
         raise NotImplementedError
 
-    async def shielded(self, switch: Switch, engine: LocalEngine) -> None:
+    async def shielded(self, switch: Switch, engine: Engine) -> None:
         """Wait for a switch that is turned soon, and only then be cancelled."""
         raise NotImplementedError
 
@@ -242,7 +242,7 @@ class AsyncioWakeups(Wakeups):
         method = getattr(type(loop).call_soon_threadsafe, "__module__", None) or ""
         self._is_trusted = method.partition(".")[0] in _TRUSTED
 
-    def call(self, engine: LocalEngine) -> None:
+    def call(self, engine: Engine) -> None:
         """Wake the loop, in a method that the user may have written on the callback thread."""
         if self._is_trusted:
             self.call_now()
@@ -270,7 +270,7 @@ class AsyncioWakeups(Wakeups):
 
         await asyncio.sleep(0)
 
-    async def shielded(self, switch: Switch, engine: LocalEngine) -> None:
+    async def shielded(self, switch: Switch, engine: Engine) -> None:
         import asyncio
 
         cancelled: asyncio.CancelledError | None = None
@@ -304,7 +304,7 @@ class TrioWakeups(Wakeups):
     async def rest(self) -> None:
         await sys.modules["trio"].lowlevel.checkpoint()
 
-    async def shielded(self, switch: Switch, engine: LocalEngine) -> None:
+    async def shielded(self, switch: Switch, engine: Engine) -> None:
         with sys.modules["trio"].CancelScope(shield=True):
             await turned(switch, engine)
 

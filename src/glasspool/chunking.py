@@ -28,8 +28,8 @@ from glasspool.ledger import OPEN
 from glasspool.results import MapResult, Room, _measure, wait_as_caller
 
 if TYPE_CHECKING:
+    from glasspool.engines.base import Engine
     from glasspool.engines.local.callables import Known
-    from glasspool.engines.local.engine import LocalEngine
     from glasspool.ledger import Part, Task
     from glasspool.options import Policy
     from glasspool.pool import Pool
@@ -90,7 +90,7 @@ class GuidedMapResult(MapResult[T]):
     def __init__(
         self,
         pool: Pool,
-        engine: LocalEngine,
+        engine: Engine,
         callback: Callable[[Any], object] | None,
         error_callback: Callable[[BaseException], object] | None,
         length: int,
@@ -226,7 +226,7 @@ class GuidedFeed(Feed):
 
     def __init__(
         self,
-        engine: LocalEngine,
+        engine: Engine,
         job: GuidedMapResult[Any],
         known: Known,
         star: bool,

@@ -9,7 +9,8 @@
     ├── TaskExit              the task raised SystemExit, KeyboardInterrupt or the like
     ├── InitializerFailed     the pool's initializer failed in its workers
     ├── SerializationError    a value could not be pickled or rebuilt (also a MaybeEncodingError)
-    └── EngineUnavailable     the engine that was asked for cannot be had
+    ├── EngineUnavailable     the engine that was asked for cannot be had
+    └── EngineCannot          the pool's engine cannot do what was asked (also a ValueError)
 
 An exception that the user's function raises is not wrapped: it arrives as it is, with the remote
 traceback as its ``__cause__``.
@@ -114,3 +115,11 @@ class SerializationError(GlasspoolError, MaybeEncodingError):
 
 class EngineUnavailable(GlasspoolError):
     """The engine that was asked for is unknown, or what it needs is not installed."""
+
+
+class EngineCannot(GlasspoolError, ValueError, AttributeError):
+    """The pool's engine cannot do what was asked; another one can.
+
+    A ``ValueError``, as it is mostly an argument that asks; an ``AttributeError``, so that ``hasattr`` says
+    no of what the engine does not have.
+    """

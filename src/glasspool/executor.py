@@ -24,6 +24,7 @@ from multiprocessing.process import BaseProcess
 from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar
 
 from glasspool import options, registry
+from glasspool.engines import base
 from glasspool.engines.local import plain, wire
 from glasspool.futures import Call, Future, run_left_callbacks, take_back
 from glasspool.mapped import Results, check_buffersize
@@ -34,7 +35,8 @@ from glasspool.results import foreign
 if TYPE_CHECKING:
     from typing import Unpack
 
-    from glasspool.engines.local.collector import Collector
+    from glasspool.engines.cluster.engine import ClusterEngine
+    from glasspool.engines.intake import Intake
     from glasspool.engines.local.engine import LocalEngine
     from glasspool.options import PoolKeywords
     from glasspool.reporting import Report
@@ -71,7 +73,7 @@ class Executor(ProcessPoolExecutor):
 
     Args:
         max_workers: How many workers. By default the processors that this process may really use, by
-            affinity and by the quota of its cgroup.
+            affinity and by the quota of its cgroup; on a cluster, those that the cluster has.
         mp_context: A multiprocessing context; it decides on the start method.
         initializer: Called once in each worker, in its main thread, before its first call.
         initargs: The initializer's arguments.
@@ -100,7 +102,9 @@ class Executor(ProcessPoolExecutor):
     ) -> None:
         self._pool: Pool | None = None
         self._name = ""
-        self._max_workers: int = _checked_workers(max_workers)
+        engine = base.named(keywords.get("engine", base.LOCAL), keywords.get("address"))[0]
+        # On a cluster, none: as many as it has processors, or as it is to have on each node.
+        self._max_workers: int | None = _checked_workers(max_workers, engine == base.LOCAL)
         if initializer is not None and not callable(initializer):
             raise TypeError("initializer must be a callable")
         self._initializer: Callable[..., Any] | None = initializer
@@ -108,7 +112,9 @@ class Executor(ProcessPoolExecutor):
         self._max_tasks_per_child = _checked_tasks(max_tasks_per_child)
         self._keywords: dict[str, Any] = _checked_keywords(dict(keywords))
         self._mp_context: BaseContext | None = (
-            multiprocessing.get_context() if mp_context is None else mp_context
+            multiprocessing.get_context()
+            if mp_context is None and engine == base.LOCAL
+            else mp_context
         )
         self._ready: Pool | None = None
         self._shutdown_thread = False
@@ -414,6 +420,7 @@ class Executor(ProcessPoolExecutor):
             return None
         if self._pool is None:
             return {}
+        base.require(self._pool._engine.can, "handles", "the processes of an executor (_processes)")
         processes = self._pool._engine.processes()
         return {process.pid: process for process in processes if process.pid is not None}
 
@@ -440,14 +447,14 @@ class Executor(ProcessPoolExecutor):
         )
 
 
-def _take_all_back(collector: Collector) -> None:
+def _take_all_back(collector: Intake) -> None:
     """Cancel all calls that no worker has begun (collector)."""
     take_back(collector, [call for call in collector.ledger.unended() if isinstance(call, Call)])
 
 
-def _checked_workers(max_workers: int | None) -> int:
+def _checked_workers(max_workers: int | None, are_local: bool) -> int | None:
     if max_workers is None:
-        return usable_processors()
+        return usable_processors() if are_local else None
     if max_workers <= 0:
         raise ValueError("max_workers must be greater than 0")
     try:
@@ -472,7 +479,7 @@ def _checked_keywords(keywords: dict[str, Any]) -> dict[str, Any]:
             raise TypeError(f"Executor() got an unexpected keyword argument {keyword!r}")
     keywords.pop("name", None)
     values = {**_KEYWORDS, **keywords}
-    for other in ("name", "engine", "record"):
+    for other in ("name", "engine", "address", "processes_per_node", "record"):
         values.pop(other)
     options.pool_options(**values)
     return keywords
@@ -489,7 +496,11 @@ def _finish() -> None:
     """Let executors finish their work: the program ends (main thread, before its ``atexit`` functions)."""
     global _program_ends
     _program_ends = True
-    engines = [engine for engine in registry.live_engines() if _is_executors(engine)]
+    live: list[LocalEngine | ClusterEngine] = [
+        *registry.live_engines(),
+        *registry.live_cluster_engines(),
+    ]
+    engines = [engine for engine in live if _is_executors(engine)]
     for engine in engines:  # all at once: each may take its time
         engine.close()
     for engine in engines:
@@ -500,7 +511,7 @@ def _finish() -> None:
     run_left_callbacks()
 
 
-def _is_executors(engine: LocalEngine) -> bool:
+def _is_executors(engine: LocalEngine | ClusterEngine) -> bool:
     return engine.kind == _ExecutorPool._kind and engine.pid == os.getpid()
 
 

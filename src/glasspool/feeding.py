@@ -26,8 +26,8 @@ from glasspool.ledger import Part
 from glasspool.results import TASK_BYTES, IMapJob, MapResult, Room
 
 if TYPE_CHECKING:
+    from glasspool.engines.base import Engine
     from glasspool.engines.local.callables import Known
-    from glasspool.engines.local.engine import LocalEngine
     from glasspool.options import Policy
 
 BufferSize: TypeAlias = "int | Literal['auto'] | None"
@@ -49,7 +49,7 @@ class Feed:
 
     def __init__(
         self,
-        engine: LocalEngine,
+        engine: Engine,
         job: MapResult[Any] | IMapJob,
         known: Known,
         mode: int,

@@ -36,8 +36,8 @@ from glasspool.ledger import ENDED
 from glasspool.results import AsyncResult, task_info, wait_as_caller, where
 
 if TYPE_CHECKING:
-    from glasspool.engines.local.collector import Collector
-    from glasspool.engines.local.engine import LocalEngine
+    from glasspool.engines.base import Engine
+    from glasspool.engines.intake import Intake
     from glasspool.errors import GlasspoolError
     from glasspool.options import Policy
     from glasspool.pool import Pool
@@ -88,6 +88,8 @@ class Future(concurrent.futures.Future[T]):
     def running(self) -> bool:
         """Return whether a worker has begun the call, and it has not ended."""
         call = self._call
+        if call._engine.is_cluster:  # what a node has may have begun
+            return not call._is_set and call.holder is not None
         return not call._is_set and where(call._engine, call)[1] != 0
 
     def cancel(self) -> bool:
@@ -290,7 +292,7 @@ class Call(AsyncResult[T]):
     def __init__(
         self,
         pool: Pool,
-        engine: LocalEngine,
+        engine: Engine,
         callback: None,
         error_callback: None,
         call: int,
@@ -425,7 +427,7 @@ def run_left_callbacks() -> None:
             future._call_back()
 
 
-def take_back(collector: Collector, calls: tuple[Call[Any], ...] | list[Call[Any]]) -> None:
+def take_back(collector: Intake, calls: tuple[Call[Any], ...] | list[Call[Any]]) -> None:
     """Cancel those of some calls that no worker has begun (collector)."""
     for call in calls:
         if call.state != ENDED:

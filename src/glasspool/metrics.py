@@ -103,6 +103,10 @@ class PoolCollector:
             return entry.inspect(None).pools
         if self._engine.done.is_set():
             return ()
+        if self._engine.is_cluster:
+            from glasspool.observe import cluster
+
+            return (cluster.describe(self._engine),)  # type: ignore[arg-type]
         from glasspool.observe import roster
 
         return (roster.describe(self._engine),)
@@ -171,6 +175,10 @@ class Families:
         self.cpu: Any = counter("glasspool_worker_cpu_seconds", _CPU, labels=pool)
         self.memory: Any = gauge("glasspool_worker_resident_memory_bytes", _MEMORY, labels=pool)
         self.arguments: Any = gauge("glasspool_waiting_argument_bytes", _ARGUMENTS, labels=pool)
+        node = ("pool", "node")
+        self.node_workers: Any = gauge("glasspool_node_workers", _NODE_WORKERS, labels=node)
+        self.node_open: Any = gauge("glasspool_node_open_tasks", _NODE_OPEN, labels=node)
+        self.node_tasks: Any = counter("glasspool_node_tasks", _NODE_TASKS, labels=node)
         self.info: Any = core.InfoMetricFamily("glasspool_pool", _INFO, labels=pool)
         self._watched = watched
         if watched:
@@ -190,6 +198,9 @@ class Families:
             self.cpu,
             self.memory,
             self.arguments,
+            self.node_workers,
+            self.node_open,
+            self.node_tasks,
             self.info,
         ]
         return [self.up, *told] if self._watched else told
@@ -205,6 +216,9 @@ _TIME = "What workers spent their time with. The parts add up to all of it."
 _CPU = "Processor time of the workers."
 _MEMORY = "Resident memory of all workers; pages that several share count for each."
 _ARGUMENTS = "Arguments of tasks that wait, in bytes."
+_NODE_WORKERS = "Workers that a node of a cluster shall have; a node that was lost is told no more."
+_NODE_OPEN = "Tasks that a node of a cluster has and has not ended."
+_NODE_TASKS = "Tasks that a node of a cluster has ended."
 _INFO = "What the pool is."
 
 
@@ -216,14 +230,14 @@ class Totals:
     """
 
     def __init__(self) -> None:
-        self._known: dict[tuple[int, int], list[float]] = {}
-        self._folded: dict[tuple[int, int], list[float]] = {}
+        self._known: dict[_Whose, list[float]] = {}
+        self._folded: dict[_Whose, list[float]] = {}
         self._base = [0.0] * _PLACES
         self._told = [0.0] * _PLACES
 
     def see(self, pool: PoolInfo) -> list[float]:
         """Take in a picture, and return the sums: see ``_values``."""
-        seen = {(p.pid, p.generation): _values(p) for p in (*pool.ended, *pool.workers)}
+        seen = {_whose(p): _values(p) for p in (*pool.ended, *pool.workers)}
         for key, values in seen.items():
             before = self._known.get(key)
             if before is None and (before := self._folded.pop(key, None)) is not None:
@@ -245,6 +259,13 @@ class Totals:
 
 
 _PLACES = 3 + len(PARTS)
+
+_Whose = tuple[str | None, int, int]
+"""A worker: its node, its pid and its generation."""
+
+
+def _whose(process: ProcessInfo) -> _Whose:
+    return process.node, process.pid, process.generation
 
 
 def _values(process: ProcessInfo) -> list[float]:
@@ -275,7 +296,10 @@ def tell(told: Families, pools: Iterable[PoolInfo], totals: dict[tuple[int, str]
 def _tell_pool(told: Families, pool: PoolInfo, sums: Sequence[float]) -> None:
     label = (pool.name,)
     facts = {"kind": pool.kind, "pid": str(pool.pid), "start_method": pool.start_method or ""}
+    if pool.engine != "local":
+        facts["engine"] = pool.engine
     told.info.add_metric(label, facts)
+    _tell_nodes(told, pool)
     if pool.size:
         told.size.add_metric(label, pool.size)
     states = [w.state if w.state in WORKER_STATES else "other" for w in pool.workers]
@@ -292,6 +316,14 @@ def _tell_pool(told: Families, pool: PoolInfo, sums: Sequence[float]) -> None:
         for part, seconds in zip(PARTS, parts, strict=True):
             told.time.add_metric((pool.name, part), seconds)
     _tell_counters(told, pool)
+
+
+def _tell_nodes(told: Families, pool: PoolInfo) -> None:
+    for node in pool.nodes:
+        if node.state not in ("lost", "gone"):
+            told.node_workers.add_metric((pool.name, node.name), node.workers)
+            told.node_open.add_metric((pool.name, node.name), node.tasks)
+            told.node_tasks.add_metric((pool.name, node.name), node.tasks_done)
 
 
 def _tell_counters(told: Families, pool: PoolInfo) -> None:

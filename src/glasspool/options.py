@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable, Mapping
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
+from glasspool.engines import base
+
 if TYPE_CHECKING:
     from typing import Protocol, TypedDict
 
@@ -31,7 +33,9 @@ if TYPE_CHECKING:
         """The keywords of ``Pool`` that an executor passes on to it."""
 
         name: str | None
-        engine: str
+        engine: str | Any
+        address: Any
+        processes_per_node: int | None
         timeout: float | None
         timeout_grace: float
         retries: int
@@ -176,6 +180,24 @@ def pool_options(
         bool(forward_logs),
         _contextvars(contextvars),
     )
+
+
+def per_node(engine: str, processes: int | None, processes_per_node: int | None) -> int | None:
+    """Check how many workers each node is to have.
+
+    Raises:
+        TypeError: It is no integer.
+        EngineCannot: The engine has no nodes.
+        ValueError: It is below 1, or the number in all is told, too.
+    """
+    if processes_per_node is None:
+        return None
+    base.require(base.CAPABILITIES[engine], "per_node", "processes_per_node=")
+    if processes is not None:
+        raise ValueError(
+            "processes= is the number of workers in all, processes_per_node= that on each node: give one"
+        )
+    return _integer("processes_per_node", processes_per_node, "an integer", 1, "1 or more")
 
 
 def policy(

@@ -23,9 +23,10 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, TypeVarTuple, overloa
 
 from glasspool import batching, options, registry, seeding
 from glasspool.chunking import GuidedFeed, GuidedMapResult, feed_guided
+from glasspool.engines import base
 from glasspool.engines.local import main_guard, payload, plain, scarcity, wire
-from glasspool.engines.local.engine import LocalEngine, Plan
-from glasspool.errors import EngineUnavailable, GlasspoolError
+from glasspool.engines.local.engine import LocalEngine, Plan, Setting
+from glasspool.errors import GlasspoolError
 from glasspool.feeding import CONTAINERS, BufferSize, Feed, feed_here, feed_imap
 from glasspool.ledger import Task
 from glasspool.options import Env, NativeThreads, Policy, Progress, RetryOn
@@ -63,9 +64,10 @@ P = TypeVar("P", bound="Pool")
 Unchecked: TypeAlias = list[Any] | range | Iterator[Any]
 
 RUN, CLOSE, TERMINATE = "RUN", "CLOSE", "TERMINATE"
-ENGINES = ("local",)
 
 _PLAIN_APPLY = wire.APPLY | wire.PLAIN
+
+_LOCAL = base.CAPABILITIES[base.LOCAL]
 
 
 class Pool(multiprocessing.pool.Pool):
@@ -79,7 +81,12 @@ class Pool(multiprocessing.pool.Pool):
         maxtasksperchild: A worker is replaced after so many tasks (an apply, or a chunk of a map).
         context: A multiprocessing context; it decides on the start method.
         name: The pool's name, ``glasspool-1`` and so on by default. Two pools never share one.
-        engine: Where workers live: ``"local"``.
+        engine: Where workers live: ``"local"``, ``"ray"`` or ``"dask"``, or a ``dask.distributed.Client``.
+        address: Which cluster of Ray or Dask: ``"auto"``, ``"host:port"``, ``"tcp://host:port"``, or a
+            ``dask.distributed.Client``. None: the one to which this process is connected, else one that is
+            started on this machine for the pool, and ended with it.
+        processes_per_node: How many workers each node of a cluster has, in place of ``processes``, which
+            is the number in all.
         timeout: How long a task may run, in seconds from its begin; each item of a map counts for
             itself. It ends with ``TaskTimeout`` then, and its worker is freed or replaced.
         timeout_grace: How long, in seconds, a task that was timed out or cancelled may resist each
@@ -123,6 +130,7 @@ class Pool(multiprocessing.pool.Pool):
     """
 
     _kind = "glasspool.Pool"
+    _setting = Setting()
     _place: tuple[str, int] | None = (
         None  # file and line where it was made; None: those of the caller
     )
@@ -136,7 +144,9 @@ class Pool(multiprocessing.pool.Pool):
         context: BaseContext | None = None,
         *,
         name: str | None = None,
-        engine: str = "local",
+        engine: str | Any = "local",
+        address: Any = None,
+        processes_per_node: int | None = None,
         timeout: float | None = None,
         timeout_grace: float = options.TIMEOUT_GRACE_S,
         retries: int = 0,
@@ -158,6 +168,8 @@ class Pool(multiprocessing.pool.Pool):
         self._state = "INIT"
         self._traces: list[Trace] = []
         self._pid = os.getpid()
+        engine, address = base.named(engine, address)
+        per_node = options.per_node(engine, processes, processes_per_node)
         size = self._size(processes)
         told = options.pool_options(
             timeout=timeout,
@@ -177,39 +189,66 @@ class Pool(multiprocessing.pool.Pool):
             forward_logs=forward_logs,
             contextvars=contextvars,
         )
-        _check_arguments(initializer, maxtasksperchild, engine)
-        self._ctx = context if context is not None else multiprocessing.get_context()
-        main_guard.check(str(self._ctx.get_start_method()))
+        _check_arguments(initializer, maxtasksperchild)
+        can = base.CAPABILITIES[engine]
+        self._ctx = _context(can, context)
+        if can is not _LOCAL:
+            _check_engine(can, type(self), self._ctx, told, record)
+        start_method = str(self._ctx.get_start_method())
+        main_guard.check(start_method)
         initargs = tuple(initargs)
-        carry = _carrier(told.contextvars, self._ctx)
+        carry = _carrier(told.contextvars, start_method)
         where = self._place or registry.caller_place()
         self._name, number = registry.new_name(name)
-        plan = Plan(
-            name=self._name,
-            number=number,
-            size=size,
-            maxtasksperchild=maxtasksperchild,
-            context=self._ctx,
-            make_process=self.Process,
-            initializer=initializer,
-            initargs=initargs,
-            made_at=f"{where[0]}:{where[1]}",
-            options=told,
-            kind=self._kind,
-        )
         self._policy = told.policy
         self._own_policy = None if told.policy.is_default else told.policy
         self._initializer = initializer
         self._initargs = initargs
         self._maxtasksperchild = maxtasksperchild
         try:
-            self._engine = _start_engine(plan, where)
+            if engine == base.LOCAL:
+                plan = Plan(
+                    name=self._name,
+                    number=number,
+                    size=size,
+                    maxtasksperchild=maxtasksperchild,
+                    context=self._ctx,
+                    make_process=self.Process,
+                    initializer=initializer,
+                    initargs=initargs,
+                    made_at=f"{where[0]}:{where[1]}",
+                    options=told,
+                    kind=self._kind,
+                    setting=self._setting,
+                )
+                self._engine = _start_engine(plan, where)
+            else:
+                from glasspool.engines.cluster import making  # not before somebody wants it
+
+                self._engine = making.start(  # type: ignore[assignment]  # under the same names
+                    making.ClusterPlan(
+                        name=self._name,
+                        number=number,
+                        engine=engine,
+                        total=None if processes is None else size,
+                        per_node=per_node,
+                        start_method=start_method,
+                        maxtasksperchild=maxtasksperchild,
+                        initializer=initializer,
+                        initargs=initargs,
+                        made_at=f"{where[0]}:{where[1]}",
+                        options=told,
+                        kind=self._kind,
+                    ),
+                    address,
+                )
             if carry is not None:
                 self._engine.callables.surround("contextvars", carry)
             self._seed = told.seed
             if told.seed is not None:
                 seeding.begin(self._engine, told.seed)
-            registry.add(self, self._engine)
+            if engine == base.LOCAL:
+                registry.add(self, self._engine)
             self._recorder = _recorder(self._engine) if record else None
             self._state = RUN
         except BaseException:  # a signal handler may raise anywhere
@@ -641,6 +680,8 @@ class Pool(multiprocessing.pool.Pool):
         and with ``maxtasksperchild`` workers are replaced after so many.
         """
         engine = self._engine
+        if not engine.can.guided_maps:
+            return False  # its pieces would travel
         return engine.maxtasksperchild is None and engine.callables.is_kept(func)
 
     def _drawn(self, iterable: Iterable[Any]) -> list[Any]:
@@ -746,6 +787,7 @@ class Pool(multiprocessing.pool.Pool):
             raise TypeError(f"run_on_all takes a callable, not {type(func).__name__}")
         self._check_running()
         engine = self._engine
+        base.require(engine.can, "run_on_all", "run_on_all()")
         call: Callable[[], T] = functools.partial(func, *args, **kwds)
         if engine.callables.carry is not None:
             call = engine.callables.carry(call)
@@ -921,9 +963,13 @@ class Pool(multiprocessing.pool.Pool):
 
     def __repr__(self) -> str:
         cls = type(self)
-        return (
-            f"<{cls.__module__}.{cls.__qualname__} state={self._state} pool_size={len(self._pool)}>"
-        )
+        return f"<{cls.__module__}.{cls.__qualname__} state={self._state} pool_size={self._shown_size()}>"
+
+    def _shown_size(self) -> int:
+        """Return how many workers there are at the moment, as the standard library's pool says it."""
+        if self._state == "INIT" or self._engine.can.handles:
+            return len(self._pool)
+        return 0 if self._engine.done.is_set() else self._engine.size
 
     def _repr_html_(self) -> str:
         from glasspool.views import html  # not before a notebook asks
@@ -984,11 +1030,17 @@ class Pool(multiprocessing.pool.Pool):
                 answers between two bytecodes of its main thread; one that does not answer in time
                 (it is inside a C call) is shown without a stack, and with the reason.
 
-        Does not stop the pool; blocks for some milliseconds, at most about a quarter of a second.
+        Does not stop the pool; blocks for some milliseconds, at most about a quarter of a second. Of a pool
+        on a cluster all nodes are asked at the same time; one that does not answer within 1 s (1.5 s with
+        stacks) is shown as such, with what was seen of it last.
         """
+        self._check_owner()
+        if self._engine.is_cluster:
+            from glasspool.observe import cluster
+
+            return cluster.snapshot(self._engine, stacks=stacks)  # type: ignore[arg-type]
         from glasspool.observe import roster
 
-        self._check_owner()
         return roster.snapshot((self._engine,), stacks=stacks)
 
     def threads(self) -> tuple[ThreadInfo, ...]:
@@ -1004,9 +1056,13 @@ class Pool(multiprocessing.pool.Pool):
         so nothing else bounds them). ``over_memory`` counts workers that were replaced or stopped
         because of ``max_memory`` or ``max_memory_hard``.
         """
+        self._check_owner()
+        if self._engine.is_cluster:
+            from glasspool.observe import cluster
+
+            return cluster.stats(self._engine)  # type: ignore[arg-type]
         from glasspool.observe import roster
 
-        self._check_owner()
         return roster.stats(self._engine)
 
     def trace(self, path: str | os.PathLike[str]) -> Trace:
@@ -1027,6 +1083,7 @@ class Pool(multiprocessing.pool.Pool):
         from glasspool.tracing import Trace
 
         self._check_running()
+        base.require(self._engine.can, "records", "trace()")
         trace = Trace(self._engine, path)
         self._traces.append(trace)
         return trace
@@ -1056,6 +1113,7 @@ class Pool(multiprocessing.pool.Pool):
         from glasspool import reporting
 
         self._check_owner()
+        base.require(self._engine.can, "records", "report()")
         report = reporting.of_pool(self._engine, self._recorder)
         return report if path is None else report.save(path)
 
@@ -1069,7 +1127,10 @@ class Pool(multiprocessing.pool.Pool):
     @property
     def _pool(self) -> list[BaseProcess]:
         # Its workers are forked inside the constructor, and know a pool without an engine.
-        return [] if self._state == "INIT" else self._engine.processes()
+        if self._state == "INIT":
+            return []
+        base.require(self._engine.can, "handles", "the processes of a pool (_pool)")
+        return self._engine.processes()
 
     @property
     def _cache(self) -> dict[int, Any]:
@@ -1135,12 +1196,12 @@ def _started_engine(plan: Plan, where: tuple[str, int]) -> LocalEngine:
     return engine
 
 
-def _carrier(chosen: tuple[ContextVar[Any], ...], context: BaseContext) -> Carry | None:
+def _carrier(chosen: tuple[ContextVar[Any], ...], start_method: str) -> Carry | None:
     if not chosen:
         return None
     from glasspool.engines.local.contexts import Carrier  # not before somebody wants it
 
-    return Carrier(chosen, str(context.get_start_method()))
+    return Carrier(chosen, start_method)
 
 
 def _recorder(engine: LocalEngine) -> Recorder:
@@ -1173,7 +1234,7 @@ def _begun_in() -> set[str]:
     return native_counts.begun_in()
 
 
-def _check_arguments(initializer: object, maxtasksperchild: object, engine: object) -> None:
+def _check_arguments(initializer: object, maxtasksperchild: object) -> None:
     if initializer is not None and not callable(initializer):
         raise TypeError(f"initializer must be a callable, not {type(initializer).__name__}")
     if maxtasksperchild is not None and (
@@ -1182,8 +1243,51 @@ def _check_arguments(initializer: object, maxtasksperchild: object, engine: obje
         raise ValueError(
             f"maxtasksperchild must be a positive int or None, not {maxtasksperchild!r}"
         )
-    if engine not in ENGINES:
-        raise EngineUnavailable(f"there is no engine {engine!r}; there is: {', '.join(ENGINES)}")
+
+
+def _context(can: base.Capabilities, context: BaseContext | None) -> BaseContext:
+    """Return how workers are to be started.
+
+    Raises:
+        EngineCannot: The engine cannot start them so.
+    """
+    if context is None:
+        return multiprocessing.get_context(None if can is _LOCAL else can.start_methods[0])
+    base.require_start(can, str(context.get_start_method()))
+    return context
+
+
+def _check_engine(
+    can: base.Capabilities,
+    pool_class: type[Pool],
+    context: BaseContext,
+    told: options.PoolOptions,
+    record: bool,
+) -> None:
+    """Refuse what the engine of a pool cannot do, before anything is started.
+
+    Raises:
+        EngineCannot: Something was asked for that it cannot do.
+    """
+    if pool_class.Process is not Pool.Process or has_own_processes(context):
+        base.require(can, "own_processes", "a class of processes of its own (Process)")
+    if record:
+        base.require(can, "records", "record=True")
+    if told.stall_after_s not in (None, options.STALL_AFTER_S):
+        base.require(can, "stall_watch", f"stall_after={told.stall_after_s:g}")
+    if told.capture_output:
+        base.require(can, "captures_output", "capture_output=True")
+
+
+def has_own_processes(context: BaseContext) -> bool:
+    """Tell whether a context has a class of processes that is not the standard library's."""
+    plain_context = multiprocessing.get_context(str(context.get_start_method()))
+    return _process_class(context) is not _process_class(plain_context)
+
+
+def _process_class(context: BaseContext) -> Any:
+    """Return of which class a context's processes are."""
+    return getattr(context, "Process", None)
 
 
 def _named(

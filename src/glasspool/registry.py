@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from types import FrameType
 
+    from glasspool.engines.cluster.engine import ClusterEngine
     from glasspool.engines.local.engine import LocalEngine
     from glasspool.engines.threads.engine import ThreadEngine
     from glasspool.pool import Pool
@@ -31,6 +32,7 @@ ShutdownHook = Callable[["PoolInfo", tuple["TaskInfo", ...]], None]
 
 _engines: dict[int, LocalEngine] = {}
 _thread_engines: dict[int, ThreadEngine] = {}
+_cluster_engines: dict[int, ClusterEngine] = {}
 _finalizers: dict[int, util.Finalize] = {}
 _pools: weakref.WeakSet[Pool] = weakref.WeakSet()
 _names: set[str] = set()
@@ -41,6 +43,7 @@ _made_hooks: list[Callable[[LocalEngine], None]] = []
 _forker: int | None = None
 
 PARK_LIMIT_S = 1.0
+COME_BACK_S = 1.0
 EXIT_LIMIT_S = 5.0
 
 
@@ -106,6 +109,20 @@ def add_threads(engine: ThreadEngine) -> None:
     _finalizers[engine.number] = util.Finalize(None, _end_at_exit, args=(engine,), exitpriority=15)
 
 
+def add_cluster(engine: ClusterEngine) -> None:
+    """Note a pool on a cluster that is about to start."""
+    engine.on_disposed = _remove
+    engine.on_shutdown = _run_hooks_of_cluster
+    _cluster_engines[engine.number] = engine
+    _finalizers[engine.number] = util.Finalize(None, _end_at_exit, args=(engine,), exitpriority=15)
+
+
+def made_cluster(engine: ClusterEngine) -> None:
+    """Tell of a pool on a cluster that has been made, before it has a task."""
+    for hook in _made_hooks:
+        hook(engine)  # type: ignore[arg-type]  # under the same names
+
+
 def on_made(hook: Callable[[LocalEngine], None]) -> Callable[[], None]:
     """Have a hook called for each pool that is made from now on; return a function that takes it away."""
     _made_hooks.append(hook)
@@ -122,20 +139,23 @@ def free_name(name: str) -> None:
     _names.discard(name)
 
 
-def _remove(engine: LocalEngine | ThreadEngine) -> None:
+def _remove(engine: LocalEngine | ThreadEngine | ClusterEngine) -> None:
     _engines.pop(engine.number, None)
     _thread_engines.pop(engine.number, None)
+    _cluster_engines.pop(engine.number, None)
     finalizer = _finalizers.pop(engine.number, None)
     if finalizer is not None:
         finalizer.cancel()
     _names.discard(engine.name)
 
 
-def _end_at_exit(engine: LocalEngine | ThreadEngine) -> None:
+def _end_at_exit(engine: LocalEngine | ThreadEngine | ClusterEngine) -> None:
     for other in live_engines():  # all at once: each may take its time
         other.terminate("the program ended")
     for threads in live_thread_engines():
         threads.terminate("the program ended")
+    for cluster in live_cluster_engines():
+        cluster.terminate("the program ended")
     engine.done.wait(EXIT_LIMIT_S)
     engine.join_words()
 
@@ -156,6 +176,11 @@ def live_thread_engines() -> tuple[ThreadEngine, ...]:
     return tuple(engine for _, engine in sorted(_thread_engines.copy().items()))
 
 
+def live_cluster_engines() -> tuple[ClusterEngine, ...]:
+    """Return the engines of this process's pools on clusters that have not ended, oldest first."""
+    return tuple(engine for _, engine in sorted(_cluster_engines.copy().items()))
+
+
 def on_shutdown(hook: ShutdownHook) -> Callable[[], None]:
     """Have a hook called for each pool just before its workers are stopped.
 
@@ -169,6 +194,11 @@ def on_shutdown(hook: ShutdownHook) -> Callable[[], None]:
             _hooks.remove(hook)
 
     return remove
+
+
+def has_shutdown_hooks() -> bool:
+    """Tell whether somebody is to see pools before they end."""
+    return bool(_hooks)
 
 
 def _run_hooks(engine: LocalEngine) -> None:
@@ -188,6 +218,15 @@ def _run_hooks_of_threads(engine: ThreadEngine) -> None:
         picture = thread_pools.describe(engine)
         for hook in _hooks.copy():
             hook(picture, ())
+
+
+def _run_hooks_of_cluster(engine: ClusterEngine) -> None:
+    if _hooks:
+        from glasspool.observe import cluster
+
+        picture = cluster.describe(engine, last=True)
+        for hook in _hooks.copy():
+            hook(picture, cluster.slowest(engine))
 
 
 @contextlib.contextmanager
@@ -223,10 +262,18 @@ def forking(where: tuple[str, int], again: bool = False) -> Iterator[tuple[str, 
 
 
 def bring_back() -> None:
-    """Start the threads of our pools again that ``forking`` could not; end those where that fails."""
+    """Start the threads of our pools again that ``forking`` could not; end those where that fails.
+
+    It fails no sooner than ``COME_BACK_S`` after the first try: what the caller has just ended gives its
+    room back when the kernel comes to it, which nothing tells.
+    """
     with _making:
+        deadline = time.monotonic() + COME_BACK_S
+        pause = threading.Event()
         for engine in live_engines():
-            if not engine.come_back():
+            while not (back := engine.come_back()) and time.monotonic() < deadline:
+                pause.wait(0.002)
+            if not back:
                 engine.collapse()
 
 
@@ -321,9 +368,14 @@ def _in_child() -> None:
     """After a fork of the user's: our pools are the parent's business, and foreign here."""
     global _making
     _making = threading.RLock()
-    engines: list[LocalEngine | ThreadEngine] = [*_engines.values(), *_thread_engines.values()]
+    engines: list[LocalEngine | ThreadEngine | ClusterEngine] = [
+        *_engines.values(),
+        *_thread_engines.values(),
+        *_cluster_engines.values(),
+    ]
     _engines.clear()
     _thread_engines.clear()
+    _cluster_engines.clear()
     _finalizers.clear()
     _names.clear()
     _hooks.clear()  # what is made here is not the parent's

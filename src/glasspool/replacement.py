@@ -41,6 +41,7 @@ from glasspool import executor as _our_executor
 from glasspool import imports
 from glasspool import pool as _ours
 from glasspool import threadpool as _our_threads
+from glasspool.engines import base
 
 SWITCH = "GLASSPOOL"
 """The environment variable that switches the replacement off when it is ``0``."""
@@ -56,6 +57,7 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_lock._at_fork_reinit)  # type: ignore[attr-defined]
 _count = 0
 _keep_size = True
+_elsewhere: dict[str, Any] = {}  # the engine and the address that pools are given, if not local
 _undo: list[Callable[[], None]] = []
 _left_alone: dict[tuple[str, str | None, str], int] = {}
 
@@ -89,9 +91,8 @@ class Pool(_ours.Pool, metaclass=ABCMeta):
             # ThreadPool.__init__ calls the class that it finds under the name "Pool".
             _StockPool.__init__(self, processes, initializer, initargs, maxtasksperchild, context)
             return
-        if processes is None and _keep_size:
-            processes = stock_size()
-        super().__init__(processes, initializer, initargs, maxtasksperchild, context)
+        processes, context = _told(processes, context)
+        super().__init__(processes, initializer, initargs, maxtasksperchild, context, **_elsewhere)
 
     @classmethod
     def __subclasshook__(cls, other: type) -> bool:
@@ -141,14 +142,14 @@ class ProcessPoolExecutor(_our_executor.Executor, metaclass=ABCMeta):
             keywords = {"max_tasks_per_child": max_tasks_per_child}
             stock_init(self, max_workers, mp_context, initializer, initargs, **keywords)
             return
-        if max_workers is None and _keep_size:
-            max_workers = stock_size()
+        max_workers, mp_context = _told(max_workers, mp_context)
         super().__init__(
             max_workers,
             mp_context,
             initializer,
             initargs,
             max_tasks_per_child=max_tasks_per_child,
+            **_elsewhere,
         )
 
     @classmethod
@@ -202,7 +203,29 @@ class Replacement:
         return f"<glasspool.install(): {state}>"
 
 
-def install(*, keep_size: bool = True) -> Replacement:
+def _told(
+    processes: int | None, context: BaseContext | None
+) -> tuple[int | None, BaseContext | None]:
+    """Return the size and the context of a pool that was made under the standard library's name."""
+    if _elsewhere:
+        return processes, _cluster_context(context)
+    return (stock_size() if processes is None and _keep_size else processes), context
+
+
+def _cluster_context(context: BaseContext | None) -> BaseContext | None:
+    """Leave a context out by which a cluster starts no workers: ``multiprocessing.Pool`` always gives one.
+
+    One with a class of processes of the program's own is kept, and refused by the pool.
+    """
+    if context is None or _ours.has_own_processes(context):
+        return context
+    can = base.CAPABILITIES[_elsewhere["engine"]]
+    return context if str(context.get_start_method()) in can.start_methods else None
+
+
+def install(
+    *, keep_size: bool = True, engine: str | Any = base.LOCAL, address: Any = None
+) -> Replacement:
     """Make ``multiprocessing.Pool`` and other names of pools create pools of glasspool.
 
     Covers ``multiprocessing.Pool``, ``multiprocessing.pool.Pool`` and ``get_context(...).Pool``,
@@ -215,20 +238,31 @@ def install(*, keep_size: bool = True) -> Replacement:
 
     Args:
         keep_size: A pool made without a size gets the standard library's default size; False
-            gives it glasspool's own (the processors that the process may really use).
+            gives it glasspool's own (the processors that the process may really use). On a cluster it has
+            as many workers as the cluster has processors.
+        engine: Where the workers of pools of processes are, as for ``Pool``. On a cluster the start method
+            fork, which is what most pools have without being told, is left out.
+        address: Which cluster, as for ``Pool``. It is that of the first ``install()`` that holds.
 
     Returns:
         A value that is false, with a ``reason``, where ``GLASSPOOL=0`` in the environment has
         switched the replacement off. As a context manager it uninstalls at its end.
+
+    Raises:
+        EngineUnavailable: There is no such engine.
+        EngineCannot: The engine takes no address.
     """
+    engine, address = base.named(engine, address)
     off = why_off()
     if off is not None:
         return Replacement(False, off)
-    global _count, _keep_size
+    global _count, _keep_size, _elsewhere
     with _lock:
         _count += 1
         if _count == 1:
             _keep_size = keep_size
+            is_local = engine == base.LOCAL
+            _elsewhere = {} if is_local else {"engine": engine, "address": address}
             _left_alone.clear()
             _replace()
     return Replacement(True)
@@ -333,9 +367,10 @@ def _class_for(stock: type[Any]) -> type[Any]:
                 return
             if context is not None and not isinstance(context, BaseContext):
                 context = multiprocessing.get_context(context.get_start_method())
-            if processes is None and _keep_size:
-                processes = stock_size()
-            super().__init__(processes, initializer, initargs, maxtasksperchild, context)
+            processes, context = _told(processes, context)
+            super().__init__(
+                processes, initializer, initargs, maxtasksperchild, context, **_elsewhere
+            )
 
         @classmethod
         def __subclasshook__(cls, other: type) -> bool:

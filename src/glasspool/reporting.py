@@ -86,9 +86,7 @@ def of_pool(engine: LocalEngine, recorder: Recorder | None = None) -> Report:
 
 def from_rings(engine: LocalEngine) -> Recording:
     """Tell of a pool that nobody records what it knows by itself: the last tasks of each living worker."""
-    from glasspool.observe import roster
-
-    picture = roster.describe(engine)
+    picture = _picture(engine)
     now = time.monotonic_ns()
     tasks = tuple(sorted(_finished(engine), key=lambda task: task.ended_ns or 0))
     wall_ns = time.time_ns() - now
@@ -115,6 +113,16 @@ def from_rings(engine: LocalEngine) -> Recording:
     )
 
 
+def _picture(engine: LocalEngine) -> PoolInfo:
+    if engine.is_cluster:
+        from glasspool.observe import cluster
+
+        return cluster.describe(engine)  # type: ignore[arg-type]
+    from glasspool.observe import roster
+
+    return roster.describe(engine)
+
+
 def _notes(picture: PoolInfo) -> tuple[str, ...]:
     more = (
         "To have all tasks, with arguments and waiting times, make the pool with record=True, or run the "
@@ -128,6 +136,11 @@ def _notes(picture: PoolInfo) -> tuple[str, ...]:
 def _finished(engine: LocalEngine) -> Iterator[TaskRecord]:
     from glasspool.engines.local import scoreboard as sb
 
+    if engine.is_cluster:
+        from glasspool.observe import cluster
+
+        yield from cluster.finished(engine)  # type: ignore[arg-type]
+        return
     for worker in engine.handler.workers.copy().values():
         try:
             entries = list(engine.board.finished(worker.record))

@@ -28,6 +28,7 @@ from glasspool.latch import Latch, Switch
 from glasspool.ledger import OPEN, WAITING, Held, Task
 
 if TYPE_CHECKING:
+    from glasspool.engines.base import Engine
     from glasspool.engines.local.engine import LocalEngine
     from glasspool.engines.local.showing import Shown
     from glasspool.engines.local.workers import Worker
@@ -87,7 +88,7 @@ class _Job(Switch):
         __slots__ = ()
 
     _pool: Pool | None  # keeps the pool alive while the job is open
-    _engine: LocalEngine
+    _engine: Engine
     _callback: Callable[[Any], object] | None
     _error_callback: Callable[[BaseException], object] | None
     _callback_error: BaseException | None
@@ -233,7 +234,7 @@ class _Job(Switch):
             )
 
 
-def wait_as_caller(engine: LocalEngine, latch: Switch, timeout: float | None, what: str) -> bool:
+def wait_as_caller(engine: Engine, latch: Switch, timeout: float | None, what: str) -> bool:
     """Wait for a latch, and say in the roster that this thread waits in a call of the pool.
 
     Raises:
@@ -253,7 +254,7 @@ def wait_as_caller(engine: LocalEngine, latch: Switch, timeout: float | None, wh
             engine.callers[ident] = outer
 
 
-def check_process(engine: LocalEngine) -> None:
+def check_process(engine: Engine) -> None:
     """Refuse what only the process of the pool can do.
 
     Raises:
@@ -296,7 +297,7 @@ class AsyncResult(_Job, Task, Generic[T]):
     def __init__(
         self,
         pool: Pool,
-        engine: LocalEngine,
+        engine: Engine,
         callback: Callable[[Any], object] | None,
         error_callback: Callable[[BaseException], object] | None,
         call: int,
@@ -404,7 +405,12 @@ class AsyncResult(_Job, Task, Generic[T]):
 
     @property
     def info(self) -> TaskInfo:
-        """What is known of the task: function, state, times, bytes, process and thread."""
+        """What is known of the task: function, state, times, bytes, process and thread.
+
+        If a node of a cluster holds it, the node is asked, and waited for a quarter of a second at most.
+        """
+        if self._engine.is_cluster and self.ended_as == OPEN:
+            return _with_word_of_nodes(self._engine, [self])[0]
         return task_info(self._engine, self)
 
     def _repr_html_(self) -> str:
@@ -436,7 +442,7 @@ class MapResult(_Job, Generic[T]):
     def __init__(
         self,
         pool: Pool,
-        engine: LocalEngine,
+        engine: Engine,
         callback: Callable[[Any], object] | None,
         error_callback: Callable[[BaseException], object] | None,
         length: int,
@@ -612,7 +618,11 @@ class MapResult(_Job, Generic[T]):
     @property
     def info(self) -> TaskInfo:
         """What is known of the job; ``.tasks`` has its chunks."""
-        return job_info(self._engine, self._id, self._is_set, self._failure, self._tasks)
+        tasks = self._tasks
+        if self._engine.is_cluster and not self._is_set:
+            infos = _with_word_of_nodes(self._engine, tasks)
+            return job_of(infos, self._id, self._is_set, self._failure)
+        return job_info(self._engine, self._id, self._is_set, self._failure, tasks)
 
     def _repr_html_(self) -> str:
         from glasspool.views import html  # not before a notebook asks
@@ -654,7 +664,7 @@ class IMapJob:
         "_shown",
     )
 
-    def __init__(self, pool: Pool, engine: LocalEngine, ordered: bool) -> None:
+    def __init__(self, pool: Pool, engine: Engine, ordered: bool) -> None:
         self._pool: Pool | None = pool
         self._engine = engine
         self._id = engine.next_id()
@@ -894,7 +904,7 @@ class IMapIterator(Generic[T]):
 
     __slots__ = ("__weakref__", "_awaited", "_buffer", "_chunked", "_engine", "_job")
 
-    def __init__(self, job: IMapJob, engine: LocalEngine, chunked: bool) -> None:
+    def __init__(self, job: IMapJob, engine: Engine, chunked: bool) -> None:
         self._job = job
         self._engine = engine
         self._chunked = chunked
@@ -987,9 +997,10 @@ class IMapIterator(Generic[T]):
         job = getattr(self, "_job", None)
         if job is not None:
             collector = self._engine.collector
-            collector.mailbox.put(job.drop)
             if self._awaited and not job.has_ended:
+                # First: nothing bounds how far a dropped one is drawn.
                 collector.mailbox.put(lambda: collector.cancel_job(job))
+            collector.mailbox.put(job.drop)
 
 
 def _measure(kind: int, body: Any) -> tuple[int, str]:
@@ -1008,16 +1019,19 @@ def _end_of(task: Task) -> tuple[int, str]:
     return size, word
 
 
-def task_info(engine: LocalEngine, task: Task) -> TaskInfo:
+def task_info(engine: Engine, task: Task) -> TaskInfo:
     """Put together what is known of one task."""
     from glasspool.snapshot import TaskInfo
 
     worker, begun, ended, size, state = None, 0, 0, 0, "waiting"
-    progress = record = None
+    progress = record = node = None
     has_ended = task.ended_as != OPEN
     if has_ended:
         worker, begun, ended = task.worker, task.begun_ns, task.ended_ns
         size, state = _end_of(task)
+    elif engine.is_cluster:
+        holder = engine.where(task)
+        state, node = ("waiting", None) if holder is None else ("sent", holder.name)
     elif task.holder is not None:
         worker, begun, progress = where(engine, task)
         state = "running" if begun else "sent"
@@ -1029,6 +1043,7 @@ def task_info(engine: LocalEngine, task: Task) -> TaskInfo:
     if worker is not None and (begun or has_ended):
         pid, slot = worker.pid, worker.slot
         thread = runner_of(worker)
+        node = worker.node
     return TaskInfo(
         id=task.id,
         job=task.job.job_id,
@@ -1050,20 +1065,40 @@ def task_info(engine: LocalEngine, task: Task) -> TaskInfo:
         progress=progress,
         stdout=stdout,
         stderr=stderr,
+        node=node,
     )
 
 
 def job_info(
-    engine: LocalEngine,
+    engine: Engine,
     job_id: int,
     ready: bool,
     failure: Outcome | None,
     tasks: list[Task | None],
 ) -> TaskInfo:
     """Put together what is known of a job of several tasks."""
+    infos = tuple(task_info(engine, task) for task in tasks if task is not None)
+    return job_of(infos, job_id, ready, failure)
+
+
+def _with_word_of_nodes(engine: Any, tasks: Sequence[Task | None]) -> tuple[TaskInfo, ...]:
+    """Put together what is known of tasks of a pool on a cluster, and what nodes say of those they hold."""
+    from glasspool.observe import cluster, node_pictures
+
+    told = cluster.on_nodes(engine, tasks)
+    return tuple(
+        node_pictures.joined(info, told.get(task.id)) if info.ended_at is None else info
+        for task in tasks
+        if task is not None and (info := task_info(engine, task)) is not None
+    )
+
+
+def job_of(
+    infos: tuple[TaskInfo, ...], job_id: int, ready: bool, failure: Outcome | None
+) -> TaskInfo:
+    """Put together what is known of a job from what is known of its tasks."""
     from glasspool.snapshot import TaskInfo
 
-    infos = tuple(task_info(engine, task) for task in tasks if task is not None)
     begun = [info.begun_at for info in infos if info.begun_at is not None]
     ended = [info.ended_at for info in infos if info.ended_at is not None]
     state = "running" if begun else "waiting"
@@ -1088,17 +1123,18 @@ def job_info(
 
 
 def where(
-    engine: LocalEngine, task: Task
+    engine: Engine, task: Task
 ) -> tuple[Worker | None, int, tuple[float, float | None] | None]:
     """Return the worker that holds a task, when it began it (0: not yet), and how far it says to be."""
-    for worker in list(engine.collector.workers.values()):
+    local = cast("LocalEngine", engine)
+    for worker in list(local.collector.workers.values()):
         if worker.held is task.holder:
             try:
-                entry = engine.board.entry(worker.record, task.seq)
+                entry = local.board.entry(worker.record, task.seq)
                 if entry is None:
                     return worker, 0, None
                 worker = in_lane(worker, entry.lane)
-                return worker, entry.begun_ns, engine.board.progress(worker.record, task.seq)
+                return worker, entry.begun_ns, local.board.progress(worker.record, task.seq)
             except ValueError:  # the pool has ended meanwhile, and its scoreboard with it
                 return worker, 0, None
     return None, 0, None

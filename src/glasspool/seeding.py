@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from importlib.machinery import ModuleSpec
     from types import ModuleType
 
-    from glasspool.engines.local.engine import LocalEngine
+    from glasspool.engines.base import Engine
 
 _WORDS = 8
 """So many words of 32 bits seed a generator: NumPy's takes them as they are, as an array."""
@@ -76,7 +76,7 @@ def user_arguments(args: tuple[Any, ...]) -> tuple[Any, ...]:
     return args[0].arguments() if len(args) == 1 and type(args[0]) is Item else args
 
 
-def begin(engine: LocalEngine, seed: int) -> None:
+def begin(engine: Engine, seed: int) -> None:
     """Have all functions that are submitted to a pool called with numbers from a seed."""
     calls = itertools.count()  # one step in C: any thread may call
 

@@ -71,7 +71,8 @@ class TaskInfo:
     chunks) and ``item`` the index within the chunk of the one that runs, or of the first one that
     may run: ``grain`` says how finely that is known (``task`` or ``item``).
     For a map, ``tasks`` are its chunks. ``progress`` is what the task last said of itself by
-    ``glasspool.report_progress``: how much is done, and of how much (None: not said). ``stdout`` and
+    ``glasspool.report_progress``: how much is done, and of how much (None: not said). ``node`` is where it
+    is, or ran, on a cluster. ``stdout`` and
     ``stderr`` are what it has written, in a pool with ``capture_output=True``. Fields that do not apply yet
     are None.
     """
@@ -100,6 +101,7 @@ class TaskInfo:
     progress: tuple[float, float | None] | None = None
     stdout: str | None = None
     stderr: str | None = None
+    node: str | None = None
 
     def _repr_html_(self) -> str:
         from glasspool.views import html  # not before a notebook asks
@@ -120,7 +122,8 @@ class ThreadInfo:
 
     ``kernel`` is what the kernel says that the thread waits for (``futex``, ``pipe read``), ``cpu_share``
     the part of one processor that it used while the picture was taken, and ``library`` the shared library
-    to which a thread that Python does not know belongs. None where it is not known.
+    to which a thread that Python does not know belongs. None where it is not known. ``node`` is the node of
+    a cluster on which it is, None for threads of this machine's processes.
     """
 
     pid: int
@@ -143,6 +146,7 @@ class ThreadInfo:
     kernel: str | None = None
     cpu_share: float | None = None
     library: str | None = None
+    node: str | None = None
 
     def _repr_html_(self) -> str:
         from glasspool.views import html  # not before a notebook asks
@@ -193,7 +197,9 @@ class ProcessInfo:
     """One process of a pool.
 
     ``role`` is ``parent``, ``worker``, ``template``, ``fork-server``, ``resource-tracker``,
-    ``nanny``, ``manager`` or ``child`` (another process that one of these started). ``state`` of
+    ``nanny``, ``manager`` or ``child`` (another process that one of these started); on a cluster also
+    ``agent`` (it has the workers of a node) and ``engine`` (the cluster's own). ``node`` names the node it
+    is on, None: the machine of the process that made the pool. ``state`` of
     a worker is ``starting``, ``initializing``, ``idle``, ``busy``, ``leaving`` or ``dead``.
     ``tasks_done`` and ``busy_s`` count finished tasks of this process and the time spent in them.
     ``reason`` says why the pool itself replaced or ended it.
@@ -223,6 +229,12 @@ class ProcessInfo:
     python_version: str | None = None
     time: WorkerTime | None = None
     native_threads: Mapping[str, int] | None = None
+    node: str | None = None
+
+    @property
+    def place(self) -> tuple[str | None, int]:
+        """The node and the pid: on a cluster two processes may have the same number."""
+        return self.node, self.pid
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,6 +256,9 @@ class DeathCertificate:
     ``others_lost`` is how many tasks were lost beside it: a worker with lanes runs several at once.
     ``last_log`` and ``last_output`` are the last lines that the worker logged, and that it wrote
     through ``sys.stdout`` and ``sys.stderr``, oldest first.
+
+    On a cluster, ``node`` names the node of the worker. ``whole_node`` says that the node was lost, or the
+    agent of the pool there, with all its workers: ``pid`` is the agent's then, and ``slot`` means nothing.
     """
 
     pid: int
@@ -266,11 +281,19 @@ class DeathCertificate:
     last_log: tuple[str, ...] = ()
     last_output: tuple[str, ...] = ()
     others_lost: int = 0
+    node: str | None = None
+    whole_node: bool = False
 
     def text(self) -> str:
         """Say in at most six lines what happened to whom, where it was, and what to do next."""
+        at = "" if self.node is None else f" on {self.node}"
+        who = (
+            f"the node {self.node}"
+            if self.whole_node
+            else f"worker {self.slot}{at} (pid {self.pid})"
+        )
         lines = [
-            f"worker {self.slot} (pid {self.pid}) {self.cause} {self._when()}.",
+            f"{who} {self.cause} {self._when()}.",
             self._others(),
             self._memory(),
             self._where(),
@@ -280,6 +303,8 @@ class DeathCertificate:
         return "\n".join(line for line in lines if line)
 
     def _others(self) -> str:
+        if self.whole_node:
+            return "It may have begun the task, so it is not run elsewhere unless retries= allows that."
         if not self.others_lost:
             return "Other tasks are unharmed; the worker was replaced."
         lost = "1 other task" if self.others_lost == 1 else f"{self.others_lost} other tasks"
@@ -328,6 +353,40 @@ class DeathCertificate:
 
 
 @dataclass(frozen=True, slots=True)
+class NodeInfo:
+    """One node of a pool on a cluster, as the process that made the pool knows it.
+
+    ``state`` is ``starting``, ``ready``, ``leaving``, ``lost`` or ``gone``; ``reason`` says why it was lost.
+    ``workers`` is how many it is to have, ``tasks`` how many tasks it holds, ``tasks_done`` how many it has
+    ended. ``pid`` is its agent's, ``library`` what the cluster runs on (``ray``, ``dask``), with
+    ``python_version`` there. ``heard_s`` is how long ago it last said something, None: never.
+
+    What a node's clock tells was set right by ``clock_offset_s`` (to be added to a time of the node's
+    ``time.monotonic()``), which is wrong by ``clock_error_s`` at most: half of ``round_trip_s``, the quickest
+    way there and back so far. None: not measured yet. ``silent`` says why the picture does not show what the
+    node has, and how old what is known of it is; None: it does.
+    """
+
+    id: str
+    name: str
+    host: str
+    library: str
+    state: str
+    processors: int = 0
+    workers: int = 0
+    tasks: int = 0
+    tasks_done: int = 0
+    pid: int | None = None
+    python_version: str | None = None
+    heard_s: float | None = None
+    clock_offset_s: float | None = None
+    clock_error_s: float | None = None
+    round_trip_s: float | None = None
+    reason: str | None = None
+    silent: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class PoolInfo:
     """One pool: its processes, its tasks that have not ended, its counters.
 
@@ -335,7 +394,8 @@ class PoolInfo:
     ``made_at`` is ``FILE:LINE`` of the call that made it. ``stats`` are the counters of
     ``Pool.stats()``. ``ended`` are workers that have been replaced, oldest first. ``notes``
     are sentences on what could not be seen or had, and why. ``forked_beside`` names the program's threads
-    that were alive when the pool forked its workers' template.
+    that were alive when the pool forked its workers' template. ``engine`` is where its workers are:
+    ``local``, ``ray`` or ``dask``; ``nodes`` are those of a cluster.
     """
 
     name: str
@@ -353,6 +413,8 @@ class PoolInfo:
     ended: tuple[ProcessInfo, ...] = ()
     notes: tuple[str, ...] = ()
     forked_beside: tuple[str, ...] = ()
+    engine: str = "local"
+    nodes: tuple[NodeInfo, ...] = ()
 
     @property
     def workers(self) -> tuple[ProcessInfo, ...]:
@@ -386,7 +448,7 @@ class Snapshot:
     @property
     def processes(self) -> tuple[ProcessInfo, ...]:
         """All processes of all pools; a process that serves several pools is listed once."""
-        return tuple(_unique((p for pool in self.pools for p in pool.processes), lambda p: p.pid))
+        return tuple(_unique((p for pool in self.pools for p in pool.processes), _place))
 
     @property
     def threads(self) -> tuple[ThreadInfo, ...]:
@@ -482,6 +544,10 @@ def describe_exit(exitcode: int | None) -> str:
     return f"exited with code {exitcode}"
 
 
+def _place(process: ProcessInfo) -> tuple[str | None, int]:
+    return process.place
+
+
 def _unique(values: Iterable[Any], key: Any) -> list[Any]:
     seen: dict[Any, Any] = {}
     for value in values:
@@ -565,5 +631,6 @@ def _pool(plain: Mapping[str, Any]) -> PoolInfo:
         ended=tuple(_process(p) for p in plain.get("ended", ())),
         notes=tuple(plain.get("notes", ())),
         forked_beside=tuple(plain.get("forked_beside", ())),
+        nodes=tuple(_build(NodeInfo, node) for node in plain.get("nodes", ())),
     )
     return built

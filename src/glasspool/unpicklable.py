@@ -455,6 +455,12 @@ Advise = Callable[[re.Match[str], str], str]
 
 
 def _no_module(found: re.Match[str], where: str) -> str:
+    if where.startswith("worker on"):
+        return (
+            f"The {where} cannot import {found[1]!r}. Install it there, or put it into a folder which all "
+            "nodes see and which was in sys.path when the pool was made. Or have its functions travel by "
+            f"value: cloudpickle.register_pickle_by_value({found[1].partition('.')[0]})."
+        )
     return (
         f"The {where} cannot import {found[1]!r}. It looks where sys.path led when it was started: extend "
         "sys.path before the pool is made, set PYTHONPATH, or install the module. A module that was made at "
@@ -496,7 +502,7 @@ def advice(message: str, where: str) -> str:
 
     Args:
         message: What was raised there, as text.
-        where: "worker" or "parent process".
+        where: "worker", "worker on the node ...", or "parent process".
     """
     for pattern, advise in _ADVICE:
         found = pattern.search(message)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import multiprocessing.pool
 from collections.abc import Iterator
 from multiprocessing.context import BaseContext
@@ -10,6 +11,7 @@ from multiprocessing.context import BaseContext
 import pytest
 from conformance_kinds import KINDS, PoolMaker, class_of
 
+from clusters import DaskCluster, Member, RayCluster, opened
 from leaks import nothing_left
 
 # The stock pool forks replacements beside its own helper threads, which 3.12 and later warn of.
@@ -33,6 +35,12 @@ def kind(request: pytest.FixtureRequest) -> str:
     """Run the test on each kind of pool in turn."""
     name: str = request.param
     return name
+
+
+@pytest.fixture
+def one_ctx() -> BaseContext:
+    """Return the context of events and locks for what is tried with one start method."""
+    return multiprocessing.get_context("fork")
 
 
 @pytest.fixture
@@ -65,3 +73,24 @@ def shared_pool(
         yield pool
         pool.terminate()
         pool.join()
+
+
+class RoomyRay(RayCluster):
+    """A cluster whose nodes have place for the agents of several pools: Ray counts processors."""
+
+    def _begin(self, processors: int, is_head: bool = False) -> Member:
+        return super()._begin(4, is_head)
+
+
+@pytest.fixture(scope="session")
+def ray_address() -> Iterator[str]:
+    """Return where a cluster of Ray with two nodes is."""
+    with opened(RoomyRay) as cluster:
+        yield cluster.address
+
+
+@pytest.fixture(scope="session")
+def dask_address(whole_dask_cluster: DaskCluster) -> str:
+    """Return where a cluster of Dask with two nodes is."""
+    whole_dask_cluster.top_up(2)
+    return whole_dask_cluster.address

@@ -101,10 +101,9 @@ def test_close_and_join_an_idle_pool(make_pool: PoolMaker, ctx: BaseContext) -> 
     pool.join()
 
 
-def test_context_manager(make_pool: PoolMaker) -> None:
+def test_context_manager(make_pool: PoolMaker, one_ctx: BaseContext) -> None:
     """A pool is its own context manager; leaving it terminates."""
-    ctx = multiprocessing.get_context("fork")
-    entered, gate = ctx.Event(), ctx.Event()
+    entered, gate = one_ctx.Event(), one_ctx.Event()
     begun = time.monotonic()
     with make_pool(1, initializer=set_shared, initargs=((entered, gate),)) as pool:
         pool.apply_async(enter_and_wait)

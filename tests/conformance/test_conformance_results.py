@@ -40,9 +40,9 @@ class Gated:
 
 
 @pytest.fixture
-def gated(make_pool: PoolMaker) -> Iterator[Gated]:
+def gated(make_pool: PoolMaker, one_ctx: BaseContext) -> Iterator[Gated]:
     """Return a gated pool under fork."""
-    gated = Gated(make_pool, multiprocessing.get_context("fork"))
+    gated = Gated(make_pool, one_ctx)
     yield gated
     vars(gated).clear()  # pytest keeps the object for longer than the leak check likes
 
@@ -100,10 +100,9 @@ def test_number_left(gated: Gated) -> None:
     assert result._number_left == 0
 
 
-def test_failing_map_ends_with_its_last_chunk(make_pool: PoolMaker) -> None:
+def test_failing_map_ends_with_its_last_chunk(make_pool: PoolMaker, one_ctx: BaseContext) -> None:
     """A map with an error is ready only when all its other chunks have ended."""
-    ctx = multiprocessing.get_context("fork")
-    count = ctx.Value("i", 0)
+    count = one_ctx.Value("i", 0)
     pool = make_pool(2, initializer=set_shared, initargs=(count,))
     result = pool.map_async(fail_at_three, range(20), 1)
     result.wait(LIMIT_S)
@@ -226,9 +225,9 @@ def test_iterator_next_times_out(gated: Gated, method: str) -> None:
         results.next(timeout=LIMIT_S)
 
 
-def test_chunked_iterator_next_times_out(make_ours: PoolMaker) -> None:
+def test_chunked_iterator_next_times_out(make_ours: PoolMaker, one_ctx: BaseContext) -> None:
     """Ours has ``next(timeout)`` on a chunked iterator too, where stock gives a generator."""
-    gated = Gated(make_ours, multiprocessing.get_context("fork"))
+    gated = Gated(make_ours, one_ctx)
     results: Any = gated.pool.imap(wait_for_shared, range(5), 2)
     with pytest.raises(multiprocessing.TimeoutError):
         results.next(timeout=SHORT_S)
@@ -276,9 +275,9 @@ def test_unread_results_do_no_harm(make_pool: PoolMaker, finish: Callable[[Pool]
     assert last.get(LIMIT_S) == 25
 
 
-def test_unread_iterator_runs_everything(make_pool: PoolMaker) -> None:
+def test_unread_iterator_runs_everything(make_pool: PoolMaker, one_ctx: BaseContext) -> None:
     """``imap_unordered``, ``close``, ``join`` with no reader runs every item."""
-    count = multiprocessing.get_context("fork").Value("i", 0)
+    count = one_ctx.Value("i", 0)
     pool = make_pool(2, initializer=set_shared, initargs=(count,))
     pool.imap_unordered(bump, range(500))
     pool.close()
@@ -306,10 +305,9 @@ def test_results_read_after_join(make_pool: PoolMaker) -> None:
     assert mapped.get(0) == [r.get(0) for r in results]
 
 
-def test_terminate_ends_unfinished_results(make_ours: PoolMaker) -> None:
+def test_terminate_ends_unfinished_results(make_ours: PoolMaker, one_ctx: BaseContext) -> None:
     """Ours makes unfinished results ready with an error when terminated; stock leaves them."""
-    ctx = multiprocessing.get_context("fork")
-    entered, gate = ctx.Event(), ctx.Event()
+    entered, gate = one_ctx.Event(), one_ctx.Event()
     pool = make_ours(1, initializer=set_shared, initargs=((entered, gate),))
     running = pool.apply_async(enter_and_wait)
     waiting = pool.map_async(square, range(10), 1)

@@ -35,6 +35,7 @@ ALL = [
     errors.SerializationError(ValueError("no"), [1, 2]),
     errors.SerializationError(ValueError("no"), "the task", "a longer\nstory"),
     errors.EngineUnavailable("there is no engine 'moon'"),
+    errors.EngineCannot("engine='moon' cannot fork"),
 ]
 
 

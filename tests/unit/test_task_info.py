@@ -37,6 +37,7 @@ def engine(**more: Any) -> Any:
         "next_id": lambda: 77,
         "called_back": [],
         "outputs": None,
+        "is_cluster": False,
         "forgotten": [],
     }
     facts.update(more)
@@ -83,6 +84,7 @@ def a_worker(**more: Any) -> Any:
         "lanes": (),
         "thread_name": "MainThread",
         "runs_in_main": True,
+        "node": None,
     }
     return SimpleNamespace(**{**facts, **more})
 

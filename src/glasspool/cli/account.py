@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from glasspool import registry, replacement
 from glasspool.cli import report
+from glasspool.engines import base
 from glasspool.snapshot import PoolInfo, TaskInfo
 from glasspool.views import table
 
@@ -47,6 +48,7 @@ class Account:
         trace: str | None = None,
         page: str | None = None,
         children: bool = False,
+        where: tuple[str, str | None] = (base.LOCAL, None),
     ) -> None:
         self._command = tuple(command)
         self._target = target
@@ -61,7 +63,7 @@ class Account:
         self._trace = trace
         self._page = page
         self._recordings = None if trace is None and page is None else _record_all()
-        self._replacement = replacement.install()
+        self._replacement = replacement.install(engine=where[0], address=where[1])
         self._children = _children() if children and self._replacement else None
         _run_last(self._close)
 

@@ -168,12 +168,12 @@ def _pool(account: PoolAccount) -> list[str]:
 
 def _who(pool: PoolInfo) -> list[str]:
     initialised = {
-        worker.slot: worker.initializer.thread.name
+        worker.place: worker.initializer.thread.name
         for worker in pool.workers
         if worker.initializer is not None and worker.initializer.thread is not None
     }
     executed = {
-        w.slot: _names([t.name for t in w.threads if "task" in t.roles])
+        w.place: _names([t.name for t in w.threads if "task" in t.roles])
         for w in pool.workers
         if w.threads
     }
@@ -193,7 +193,7 @@ def _names(threads: list[str]) -> str:
     return f"{first} to {threads[-1].rpartition(' ')[2]}"
 
 
-def _by_thread(threads: dict[int | None, str]) -> str:
+def _by_thread(threads: Mapping[tuple[str | None, int], str]) -> str:
     """Say which thread of which workers, once for all that agree."""
     names = sorted(set(threads.values()))
     if len(names) == 1:

@@ -12,6 +12,8 @@ import sys
 from collections.abc import Sequence
 
 from glasspool.cli import complain, parsing
+from glasspool.engines import base
+from glasspool.errors import EngineCannot
 
 DESCRIPTION = """\
 Run a program, unchanged, with glasspool in place of the pools that it knows.
@@ -35,6 +37,8 @@ examples:
   glasspool run --report run.html count.py and a page to read: where the time
                                            went, what was slow, what helps
   glasspool run --progress count.py        every map of the program has a bar
+  glasspool run --engine dask --address tcp://head:8786 count.py
+                                           its pools of processes on a cluster
   glasspool run --children main.py         also in the Pythons that it starts
   glasspool run --hang-after 300 -m pytest in CI: no hour-long hang, but
                                            the reason, and exit code 124
@@ -51,12 +55,17 @@ printed on stderr (with --json also written), and the exit code is 124.
 """
 
 
+_WITH_VALUE = ("--json", "--hang-after", "--trace", "--report", "--engine", "--address")
+
+
 def main(arguments: Sequence[str]) -> int:
     """Run the program that the arguments name; return its exit code, or raise what it raises."""
     ours, theirs = split(list(arguments))
     options = make_parser().parse_args(ours)
     if options.module is None and not theirs:
         make_parser().error("what shall run? give SCRIPT, or -m MODULE")
+    if why := _why_no_engine(options):
+        return complain(why)
     target = None if options.json is None else os.path.abspath(options.json)
     if target is not None and not os.access(os.path.dirname(target), os.W_OK | os.X_OK):
         return complain(f"cannot write {options.json}: no such folder, or not permitted")
@@ -67,6 +76,18 @@ def main(arguments: Sequence[str]) -> int:
     if options.hang_after is None:
         return _run(options, target, theirs)
     return _run_watched(options, target, theirs)
+
+
+def _why_no_engine(options: argparse.Namespace) -> str | None:
+    """Say why pools cannot be had where the options want them, or be watched there; None if they can."""
+    try:
+        base.named(options.engine, options.address)
+    except EngineCannot as error:
+        return str(error)
+    if options.engine != base.LOCAL and (options.hang_after is not None or options.children):
+        word = "--children" if options.hang_after is None else "--hang-after"
+        return f"{word} looks at pools of this machine: not with --engine {options.engine}"
+    return None
 
 
 def split(arguments: list[str]) -> tuple[list[str], list[str]]:
@@ -81,7 +102,7 @@ def split(arguments: list[str]) -> tuple[list[str], list[str]]:
         if word.startswith("-m"):
             end = index + (2 if word == "-m" else 1)
             return arguments[:end], arguments[end:]
-        index += 2 if word in ("--json", "--hang-after", "--trace", "--report") else 1
+        index += 2 if word in _WITH_VALUE else 1
     return arguments, []
 
 
@@ -125,6 +146,7 @@ def _run(options: argparse.Namespace, target: str | None, theirs: list[str]) -> 
         _full(options.trace),
         _full(options.report),
         options.children,
+        (options.engine, options.address),
     )
     if options.progress:
         _show_progress()
@@ -190,6 +212,17 @@ def make_parser() -> argparse.ArgumentParser:
         "--children",
         action="store_true",
         help="replace pools in the program's child processes, too, and account for them",
+    )
+    parser.add_argument(
+        "--engine",
+        choices=base.NAMES,
+        default=base.LOCAL,
+        help="where the workers of pools of processes live (default: local)",
+    )
+    parser.add_argument(
+        "--address",
+        metavar="HOST:PORT",
+        help="which cluster of dask or ray (default: one on this machine, for each pool)",
     )
     parser.add_argument("-q", "--quiet", action="store_true", help="print no report")
     parser.add_argument(

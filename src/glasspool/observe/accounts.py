@@ -32,6 +32,7 @@ class WorkerAccount:
     ended_as: str | None = None
     reason: str | None = None
     inferred: bool = False
+    node: str | None = None
 
     @property
     def unexplained_s(self) -> float:
@@ -66,14 +67,16 @@ class Sum:
 
 def accounts(recording: Recording) -> tuple[WorkerAccount, ...]:
     """Return the account of every worker of which something is known, by slot and generation."""
-    lives = {life.pid: life for life in recording.workers}
+    lives = {(life.node, life.pid): life for life in recording.workers}
     seen = _processes(recording)
     ran = _ran(recording.tasks)
     found = [
-        _account(recording, pid, lives.get(pid), seen.get(pid), ran.get(pid))
-        for pid in {**lives, **seen}
+        _account(recording, place, lives.get(place), seen.get(place), ran.get(place))
+        for place in {**lives, **seen}
     ]
-    return tuple(sorted(found, key=lambda one: (one.slot or 0, one.generation, one.pid)))
+    return tuple(
+        sorted(found, key=lambda one: (one.node or "", one.slot or 0, one.generation, one.pid))
+    )
 
 
 def sum_of(found: Iterable[WorkerAccount]) -> Sum:
@@ -84,11 +87,15 @@ def sum_of(found: Iterable[WorkerAccount]) -> Sum:
     return Sum(WorkerTime(**parts), wall, sum(one.tasks for one in found), len(found))
 
 
-def _processes(recording: Recording) -> dict[int, ProcessInfo]:
+_Place = tuple[str | None, int]
+"""Node and pid of a worker."""
+
+
+def _processes(recording: Recording) -> dict[_Place, ProcessInfo]:
     if recording.picture is None:
         return {}
     both = (*recording.picture.ended, *recording.picture.workers)
-    return {process.pid: process for process in both}
+    return {(process.node, process.pid): process for process in both}
 
 
 @dataclass(slots=True)
@@ -101,14 +108,15 @@ class _Ran:
     sending: int = 0
 
 
-def _ran(tasks: Iterable[TaskRecord]) -> Mapping[int, _Ran]:
-    found: dict[int, _Ran] = {}
+def _ran(tasks: Iterable[TaskRecord]) -> Mapping[_Place, _Ran]:
+    found: dict[_Place, _Ran] = {}
     for task in tasks:
         if task.pid is None:
             continue
-        ran = found.get(task.pid)
+        place = task.node, task.pid
+        ran = found.get(place)
         if ran is None:
-            ran = found[task.pid] = _Ran()
+            ran = found[place] = _Ran()
         ran.tasks += 1
         if task.begun_ns is None or task.ended_ns is None:
             continue
@@ -121,7 +129,7 @@ def _ran(tasks: Iterable[TaskRecord]) -> Mapping[int, _Ran]:
 
 def _account(
     recording: Recording,
-    pid: int,
+    place: _Place,
     life: WorkerLife | None,
     seen: ProcessInfo | None,
     ran: _Ran | None,
@@ -132,7 +140,8 @@ def _account(
     first = life or seen
     account = WorkerAccount(
         slot=None if first is None else first.slot,
-        pid=pid,
+        node=place[0],
+        pid=place[1],
         generation=0 if first is None else first.generation,
         name="" if first is None else first.name,
         time=known or WorkerTime(),

@@ -26,10 +26,15 @@ def added(picture: Snapshot) -> Snapshot:
     deadline = time.monotonic() + LIMIT_S
     done: dict[int, ProcessInfo] = {}
     for process in picture.processes:
+        if process.node is not None:
+            continue  # a process of another machine: whoever is on that one may read it
         threads = tuple(_with_calls(thread, deadline) for thread in process.threads)
         done[process.pid] = replace(process, threads=threads)
     pools = (
-        replace(pool, processes=tuple(done.get(p.pid, p) for p in pool.processes))
+        replace(
+            pool,
+            processes=tuple(done.get(p.pid, p) if p.node is None else p for p in pool.processes),
+        )
         for pool in picture.pools
     )
     return replace(picture, pools=tuple(pools))

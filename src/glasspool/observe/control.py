@@ -9,6 +9,7 @@ pool itself: a note in its pictures, the reason of a worker's end, a note on the
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -18,6 +19,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from glasspool.engines.cluster.engine import ClusterEngine
+    from glasspool.engines.cluster.nodes import RemoteNode
     from glasspool.engines.local.engine import LocalEngine
     from glasspool.engines.local.workers import Worker
     from glasspool.ledger import Task
@@ -29,6 +32,7 @@ NOTES_KEPT = 5
 """A picture tells of so many acts, the last ones."""
 
 _ANSWER_S = 3.0
+_NODE_S = 1.0
 _DONE_S = 0.4
 """So long the pool's side waits for the collector: less than an asker may hold the desk."""
 
@@ -57,7 +61,7 @@ def cancel(pid: int, pool: str, task: int) -> Outcome:
     return _ask(pid, pool, {"ask": "cancel", "task": task})
 
 
-def restart(pid: int, pool: str, worker: int, *, at_once: bool) -> Outcome:
+def restart(pid: int, pool: str, worker: int, *, at_once: bool, node: str | None = None) -> Outcome:
     """Have a worker replaced by a new process.
 
     Blocks as ``cancel`` does, and does not wait for the new process.
@@ -68,8 +72,10 @@ def restart(pid: int, pool: str, worker: int, *, at_once: bool) -> Outcome:
         worker: The worker's pid.
         at_once: Whether the worker is ended now, and the task that it runs is lost (or tried anew if it has
             retries left); else it leaves after that task, and nothing is lost.
+        node: The worker's node on a cluster: two of them may have processes of the same number.
     """
-    return _ask(pid, pool, {"ask": "restart", "worker": worker, "at_once": at_once})
+    question = {"ask": "restart", "worker": worker, "at_once": at_once}
+    return _ask(pid, pool, question if node is None else {**question, "node": node})
 
 
 def _ask(pid: int, pool: str, question: dict[str, Any]) -> Outcome:
@@ -109,10 +115,12 @@ def _socket_of(pid: int, pool: str) -> Path | None:
 # The pool's side ----------------------------------------------------------------------------------
 
 
-def answer(engine: LocalEngine, question: Mapping[str, Any]) -> dict[str, Any]:
+def answer(engine: LocalEngine | ClusterEngine, question: Mapping[str, Any]) -> dict[str, Any]:
     """Do what was asked for, and say what came of it (worker-handler)."""
     from glasspool.latch import Latch
 
+    if engine.is_cluster and question.get("ask") == "restart":
+        return _restart_on_node(engine, question)  # type: ignore[arg-type]
     said: list[Outcome] = []
     is_said = Latch()
     act = _act(engine, question)
@@ -131,7 +139,38 @@ def answer(engine: LocalEngine, question: Mapping[str, Any]) -> dict[str, Any]:
     return {"done": said[0].done, "text": said[0].text}
 
 
-def _act(engine: LocalEngine, question: Mapping[str, Any]) -> Callable[[], Outcome]:
+def _restart_on_node(engine: ClusterEngine, question: Mapping[str, Any]) -> dict[str, Any]:
+    """Have the node of a worker restart it (worker-handler of the driver)."""
+    pid, wanted = question.get("worker"), question.get("node")
+    nodes = [
+        node
+        for node in list(engine.collector.nodes.values())
+        if wanted in (None, node.name) and pid in _workers_of(node)
+    ]
+    if len(nodes) != 1:
+        several = f"several nodes of {engine.name} have a worker with the pid {pid}: say which"
+        none = f"no node of {engine.name} has told of a worker with the pid {pid}"
+        return {"done": False, "text": several if nodes else none}
+    plain = {"ask": "restart", "worker": pid, "at_once": question.get("at_once") is True}
+    asked = {**plain, "by": question.get("by")}
+    for reply in engine.ask_all(nodes, asked)(_NODE_S).values():
+        told = {} if reply.body is None else json.loads(reply.body)
+        if "text" not in told:
+            return {"done": False, "text": f"{reply.node.name}: {told.get('error', reply.why)}"}
+        text = f"{told['text']} on {reply.node.name}"
+        if told.get("done"):
+            engine.notes.append(f"{text} {_who(question.get('by'))}")
+        return {"done": bool(told.get("done")), "text": text}
+    return {"done": False, "text": "it was not asked"}
+
+
+def _workers_of(node: RemoteNode) -> set[int]:
+    """Return the pids of a node's workers, as far as it has told."""
+    told = {worker.pid for worker in node.workers.values()}
+    return told if node.seen is None else {w.pid for w in node.seen[1].workers}
+
+
+def _act(engine: LocalEngine | ClusterEngine, question: Mapping[str, Any]) -> Callable[[], Outcome]:
     by = _who(question.get("by"))
     number = question.get("task" if question.get("ask") == "cancel" else "worker")
     if not isinstance(number, int) or isinstance(number, bool):
@@ -139,7 +178,7 @@ def _act(engine: LocalEngine, question: Mapping[str, Any]) -> Callable[[], Outco
     if question.get("ask") == "cancel":
         return lambda: _cancel(engine, number, by)
     at_once = question.get("at_once") is True
-    return lambda: _restart(engine, number, by, at_once)
+    return lambda: _restart(engine, number, by, at_once)  # type: ignore[arg-type]
 
 
 def _who(pid: Any) -> str:
@@ -147,7 +186,7 @@ def _who(pid: Any) -> str:
     return f"by hand at {at} (from process {pid})" if isinstance(pid, int) else f"by hand at {at}"
 
 
-def _cancel(engine: LocalEngine, number: int, by: str) -> Outcome:
+def _cancel(engine: Any, number: int, by: str) -> Outcome:
     """Cancel a task (collector)."""
     collector = engine.collector
     task = next((task for task in collector.ledger.unended() if task.id == number), None)
@@ -158,6 +197,8 @@ def _cancel(engine: LocalEngine, number: int, by: str) -> Outcome:
         if len(said) > NOTES_KEPT * 20:
             del said[next(iter(said))]  # that task ended before it could be cancelled
         collector.cancel(task)
+    elif engine.is_cluster:
+        return Outcome(False, f"task {number} has ended already")
     else:
         lent = next((w for w in collector.workers.values() if _runs_directly(w, number)), None)
         if lent is None or lent.direct is None:
@@ -201,8 +242,11 @@ def _restart(engine: LocalEngine, pid: int, by: str, at_once: bool) -> Outcome:
     return Outcome(True, f"{words} {how}")
 
 
-def _note(engine: LocalEngine, text: str) -> None:
+def _note(engine: Any, text: str) -> None:
     """Say in the pool's pictures what was done to it, so that its owner can see it."""
+    if engine.is_cluster:
+        engine.notes.append(text)
+        return
     notes = engine.shortage.notes
     number = engine.acts_by_hand = engine.acts_by_hand + 1
     engine.shortage.note(f"by hand {number}", text)

@@ -146,7 +146,8 @@ class _Judge:
 
     def _worker(self, pool: PoolInfo, worker: ProcessInfo, main: ThreadInfo) -> Iterator[Finding]:
         lane = "" if main.is_main else f", {main.name.rpartition(' ')[2]}"
-        who = f"worker {worker.slot} (pid {worker.pid}{lane})"
+        on = "" if worker.node is None else f" on {worker.node}"
+        who = f"worker {worker.slot} (pid {worker.pid}{on}{lane})"
         kind, what = self._occupation(worker, main)
         is_stopped = main.state.startswith("stopped")
         if is_stopped and not kind:
@@ -155,17 +156,19 @@ class _Judge:
             return
         if is_stopped:
             kind = "stopped"
-            where = f"somebody has stopped the process; kill -CONT {worker.pid} lets it go on"
+            where = f"somebody has stopped the process; kill -CONT {worker.pid}{on} lets it go on"
         else:
             if kind == "task" and _waits_for_tasks(main.stack or ()):
                 kind = "nested"
             where = self._where(main, pool)
-        used = self._used(worker.pid, " and uses no processor time")
+        # What this machine says of a process of that number is no word on one of another machine.
+        pid = worker.pid if worker.node is None else None
+        used = "" if pid is None else self._used(pid, " and uses no processor time")
         yield Finding(
             kind,
             f"{who} {what}{used}: {where}",
             pool=pool.name,
-            pid=worker.pid,
+            pid=pid,
             slot=worker.slot,
             task=main.task.id if main.task is not None else None,
             stack=main.stack or (),

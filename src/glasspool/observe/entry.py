@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from glasspool.snapshot import PoolInfo, ProcessInfo, Snapshot, ThreadInfo
 
 if TYPE_CHECKING:
+    from glasspool.engines.cluster.engine import ClusterEngine
     from glasspool.engines.local.engine import LocalEngine
     from glasspool.observe.inside import Inside
     from glasspool.observe.threads import Classify
@@ -183,9 +184,18 @@ def _all(stacks: bool) -> Snapshot:
         alone = len(threads) == 1 and not engines
         more = (thread_pools.describe(one, stacks=stacks, alone=alone) for one in threads)
         ours = _with_one_parent((*ours, *more))
+    if clusters := registry.live_cluster_engines():
+        ours = _with_one_parent((*ours, *_on_clusters(clusters, stacks, alone=not ours)))
     told = inside.describe(foreign, stacks=stacks, others=_of_ours()) if foreign else ()
     pools = _with_one_parent((*ours, *told)) if ours and told else (*ours, *told)
     return Snapshot(pools, taken_at, time.monotonic() - begun)
+
+
+def _on_clusters(engines: Sequence[ClusterEngine], stacks: bool, alone: bool) -> Sequence[PoolInfo]:
+    from glasspool.observe import cluster
+
+    alone = alone and len(engines) == 1
+    return [cluster.describe(one, stacks=stacks, alone=alone) for one in engines]
 
 
 def _with_one_parent(pools: Sequence[PoolInfo]) -> tuple[PoolInfo, ...]:
@@ -209,12 +219,16 @@ def _knows_more(thread: ThreadInfo, known: ThreadInfo) -> bool:
 
 
 def _parent(pool: PoolInfo) -> ProcessInfo:
-    return next(process for process in pool.processes if process.pid == os.getpid())
+    return next(process for process in pool.processes if _is_this(process))
+
+
+def _is_this(process: ProcessInfo) -> bool:
+    return process.pid == os.getpid() and process.node is None
 
 
 def _with_threads(pool: PoolInfo, threads: tuple[ThreadInfo, ...]) -> PoolInfo:
     processes = tuple(
-        replace(process, threads=threads) if process.pid == os.getpid() else process
+        replace(process, threads=threads) if _is_this(process) else process
         for process in pool.processes
     )
     return replace(pool, processes=processes)

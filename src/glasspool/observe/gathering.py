@@ -46,8 +46,8 @@ class Gathering:
         self._dropped: dict[str, int] = {}
         self._missed = 0
         self._pictures: dict[str, PoolInfo] = {}
-        self._deaths: dict[str, dict[int, DeathCertificate]] = {}
-        self._lives: dict[str, dict[tuple[int, int], WorkerLife]] = {}
+        self._deaths: dict[str, dict[_Death, DeathCertificate]] = {}
+        self._lives: dict[str, dict[_Whose, WorkerLife]] = {}
 
     @property
     def count(self) -> int:
@@ -106,11 +106,11 @@ class Gathering:
         deaths = self._deaths.setdefault(pool.name, {})
         for death in pool.deaths:
             if (death.died_at or 0.0) * 1e9 >= self._began_ns + self._wall_ns:
-                deaths[death.pid] = death
+                deaths[_death(death)] = death
         lives = self._lives.setdefault(pool.name, {})
         for process in (*pool.workers, *pool.ended):
             if process.slot is not None:
-                lives[process.pid, process.generation] = self._life(process)
+                lives[process.node, process.pid, process.generation] = self._life(process)
 
     def _life(self, process: ProcessInfo) -> WorkerLife:
         begun = None if process.started_at is None else self._ns(process.started_at)
@@ -132,6 +132,7 @@ class Gathering:
             initializer_ended_ns=initializer[1],
             ended_as="dead" if process.state == "dead" else None,
             reason=process.reason,
+            node=process.node,
         )
 
     def _ns(self, at: float) -> int:
@@ -141,6 +142,7 @@ class Gathering:
         tasks = tuple(self._tasks.get(name, ()))
         picture = self._pictures.get(name)
         deaths = self._deaths.get(name, {})
+        died = {(death.node, death.pid): death for death in deaths.values()}
         begun_ns = min((t.begun_ns for t in tasks if t.begun_ns), default=self._began_ns)
         begun_ns = min(begun_ns, self._began_ns)
         return Recording(
@@ -152,9 +154,9 @@ class Gathering:
             source="ring",
             tasks=tasks,
             workers=tuple(
-                self._ended(life, deaths.get(life.pid))
+                self._ended(life, died.get((life.node, life.pid)))
                 for life in self._lives.get(name, {}).values()
-                if life.pid in deaths or _is_of_now(life, tasks, picture)
+                if (life.node, life.pid) in died or _is_of_now(life, tasks, picture)
             ),
             deaths=tuple(deaths.values()),
             lost=missed + self._dropped.get(name, 0),
@@ -168,6 +170,18 @@ class Gathering:
         return life._replace(ended_ns=self._ns(death.died_at), ended_as="dead")
 
 
+_Whose = tuple[str | None, int, int]
+"""A worker: its node, its pid and its generation."""
+
+_Death = tuple[str | None, int, int | None]
+"""A death: its node, the pid, and the task: with a node, all that it held is lost at once."""
+
+
+def _death(death: DeathCertificate) -> _Death:
+    task = death.task if death.whole_node else None
+    return death.node, death.pid, None if task is None else task.id
+
+
 def is_ours(pool: PoolInfo) -> bool:
     """Tell whether a pool is glasspool's, and so has a ring of finished tasks."""
     return pool.kind.startswith("glasspool.")
@@ -176,6 +190,7 @@ def is_ours(pool: PoolInfo) -> bool:
 def _is_of_now(life: WorkerLife, tasks: Iterable[TaskRecord], picture: PoolInfo | None) -> bool:
     """Tell whether a worker lived while tasks were recorded; those of long ago are left out."""
     living = () if picture is None else picture.workers
-    if any(process.pid == life.pid for process in living):
+    if any(process.place == (life.node, life.pid) for process in living):
         return True
-    return any(t.pid == life.pid and t.generation == life.generation for t in tasks)
+    whose = life.node, life.pid, life.generation
+    return any((t.node, t.pid, t.generation) == whose for t in tasks)

@@ -182,6 +182,7 @@ def plain_record(record: TaskRecord) -> list[Any]:
         record.begun_ns,
         record.ended_ns,
         record.result_bytes,
+        record.node,
     ]
 
 
@@ -195,6 +196,7 @@ RECORD_FIELDS = (
     "begun_ns",
     "ended_ns",
     "result_bytes",
+    "node",
 )
 
 
@@ -223,12 +225,13 @@ class Flame:
     def add(self, picture: Snapshot) -> None:
         """Take in all stacks of one picture, each thread once."""
         self.samples += 1
-        seen: set[tuple[int, int]] = set()
+        seen: set[tuple[str | None, int, int]] = set()
         for pool in picture.pools:
             for process in pool.processes:
                 for thread in process.threads:
-                    if thread.stack and (thread.pid, thread.native_id) not in seen:
-                        seen.add((thread.pid, thread.native_id))
+                    key = thread.node, thread.pid, thread.native_id
+                    if thread.stack and key not in seen:
+                        seen.add(key)
                         self._fold(_path(pool.name, process.role, thread))
 
     def _fold(self, path: Iterator[str]) -> None:

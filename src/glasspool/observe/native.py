@@ -137,10 +137,11 @@ def with_libraries(pool: PoolInfo) -> PoolInfo:
 
     Some milliseconds for each process that has such threads.
     """
-    return replace(pool, processes=tuple(map(_with_libraries, pool.processes)))
+    return replace(pool, processes=tuple(map(told_by_library, pool.processes)))
 
 
-def _with_libraries(process: ProcessInfo) -> ProcessInfo:
+def told_by_library(process: ProcessInfo) -> ProcessInfo:
+    """Add to the threads of a process of this machine that Python does not know their libraries."""
     tids = [thread.native_id for thread in process.threads if not thread.python]
     found = owners(process.pid, tids) if tids else {}
     if not found:

@@ -44,6 +44,12 @@ _ROLES = {
 THREADS = "threads"
 """What stands for the start method in the file of a thread pool, which has no records of workers."""
 
+CLUSTERS = scoreboard.ELSEWHERE
+"""What stands there for a pool on a cluster, whose workers are on other machines."""
+
+AGENT = "agent of "
+"""With this begins, for the pool of a node's agent, where it was made."""
+
 # What the command line of a process that multiprocessing started holds, and the role it means.
 _STARTED_WITH = (
     ("multiprocessing.resource_tracker", "resource-tracker"),
@@ -71,7 +77,14 @@ def counts(board: Board) -> tuple[int, int, int]:
 
 def kind_of(header: scoreboard.Header) -> str:
     """Return the kind of the pool that a scoreboard belongs to."""
+    if header.made_at.startswith(AGENT):
+        return "glasspool.Agent"
     return "glasspool.ThreadPool" if header.start_method == THREADS else "glasspool.Pool"
+
+
+def has_no_records(header: scoreboard.Header) -> bool:
+    """Tell whether nothing is written down of a pool's workers in this file."""
+    return header.start_method in (THREADS, *CLUSTERS)
 
 
 def worker_pids(board: Board) -> frozenset[int]:
@@ -141,7 +154,8 @@ def pool_of_board(board: Board) -> PoolInfo | None:
         ),
         tasks=tasks,
         stats={"running": len(tasks), "done": done},
-        start_method=None if header.start_method == THREADS else header.start_method or None,
+        start_method=None if has_no_records(header) else header.start_method or None,
+        engine=header.start_method if header.start_method in CLUSTERS else "local",
         size=header.size,
         made_at=header.made_at or None,
         initializer=header.initializer or None,

@@ -33,7 +33,7 @@ class _Sample(NamedTuple):
     taken_at: float
     done: int | None
     failed: int | None
-    busy_s: Mapping[int, float]
+    busy_s: Mapping[tuple[str | None, int], float]
     share: float | None
 
 
@@ -74,13 +74,14 @@ class Pacer:
             return sum(shares) / len(shares) if shares else None
         whole_s = busy_s = 0.0
         for worker in pool.workers:
-            if worker.pid in before.busy_s:
+            place = worker.node, worker.pid
+            if place in before.busy_s:
                 whole_s += now.at - before.at
-                busy_s += now.busy_s.get(worker.pid, 0.0) - before.busy_s[worker.pid]
+                busy_s += now.busy_s.get(place, 0.0) - before.busy_s[place]
             else:
                 lived_s = now.taken_at - (worker.started_at or now.taken_at)
                 whole_s += min(max(0.0, lived_s), now.at - before.at)
-                busy_s += now.busy_s.get(worker.pid, 0.0)
+                busy_s += now.busy_s.get(place, 0.0)
         return min(1.0, max(0.0, busy_s / whole_s)) if whole_s > 0 else None
 
 
@@ -96,7 +97,7 @@ def _follows(now: _Sample, before: _Sample) -> bool:
 def _sample(pool: PoolInfo, at: float, taken_at: float) -> _Sample:
     workers = pool.workers
     counted = pool.kind == "glasspool.Pool"
-    busy = {worker.pid: _busy_s(worker, taken_at) for worker in workers} if counted else {}
+    busy = {(w.node, w.pid): _busy_s(w, taken_at) for w in workers} if counted else {}
     states = [worker.state == "busy" for worker in workers if worker.state in ("busy", "idle")]
     return _Sample(
         at=at,

@@ -23,7 +23,7 @@ from glasspool.observe.records import Recording, Span, TaskRecord, WorkerLife
 if TYPE_CHECKING:
     from glasspool.engines.local.engine import Grave, LocalEngine
     from glasspool.engines.local.workers import Worker
-    from glasspool.snapshot import DeathCertificate, PoolInfo, TaskInfo
+    from glasspool.snapshot import DeathCertificate, PoolInfo, ProcessInfo, TaskInfo
 
 _NUMBERS = frozenset({int, float, bool, type(None)})
 
@@ -78,8 +78,15 @@ class Recorder:
             deaths=self._deaths(),
             lost=lost,
             picture=self._last_picture(is_over),
-            notes=_notes(lost, lost_spans),
+            notes=(*_notes(lost, lost_spans), *self._clocks()),
         )
+
+    def _clocks(self) -> Iterator[str]:
+        """Say of each node how its times were set right."""
+        if self._engine.is_cluster:
+            from glasspool.observe import cluster
+
+            yield from cluster.clock_notes(self._engine)  # type: ignore[arg-type]
 
     def stop(self) -> Recording:
         """End the recording and return it. Safe to call twice."""
@@ -97,10 +104,10 @@ class Recorder:
 
     def _last_picture(self, is_over: bool) -> PoolInfo | None:
         if not is_over and self._picture is None:
-            return roster.describe(self._engine)
+            return _describe(self._engine)
         if self._picture is None:
             return None
-        counters = roster.stats(self._engine) if is_over else self._picture.stats
+        counters = _stats(self._engine) if is_over else self._picture.stats
         return replace(self._picture, deaths=tuple(self._engine.deaths), stats=counters)
 
     def _tasks(self) -> tuple[tuple[TaskRecord, ...], int]:
@@ -122,6 +129,11 @@ class Recorder:
         return tuple(Span(*span) for span in spans), max(0, count - len(spans))
 
     def _lives(self) -> Iterator[WorkerLife]:
+        if self._engine.is_cluster:
+            picture = self._picture or _describe(self._engine)
+            for process in (*picture.ended, *picture.workers):
+                yield life_of_process(process, self._wall_ns)
+            return
         graves = list(self._journal.graves)
         buried = {grave.pid for grave in graves}
         for grave in graves:
@@ -151,8 +163,8 @@ class AllRecorder:
         self._recorders: dict[int, Recorder] = {}
         self._adding = threading.Lock()
         self._unhook = registry.on_made(self._add)
-        for engine in registry.live_engines():
-            self._add(engine)
+        for engine in (*registry.live_engines(), *registry.live_cluster_engines()):
+            self._add(engine)  # type: ignore[arg-type]  # under the same names
 
     def _add(self, engine: LocalEngine) -> None:
         with self._adding:
@@ -175,6 +187,48 @@ class AllRecorder:
 def record_all(*, most: int = MOST_TASKS) -> AllRecorder:
     """Record every pool of this process from now on, also those that are made later."""
     return AllRecorder(most=most)
+
+
+def _describe(engine: LocalEngine) -> PoolInfo:
+    if not engine.is_cluster:
+        return roster.describe(engine)
+    from glasspool.observe import cluster
+
+    return cluster.describe(engine)  # type: ignore[arg-type]
+
+
+def _stats(engine: LocalEngine) -> dict[str, int]:
+    if not engine.is_cluster:
+        return roster.stats(engine)
+    from glasspool.observe import cluster
+
+    return cluster.stats(engine)  # type: ignore[arg-type]
+
+
+def life_of_process(process: ProcessInfo, wall_ns: int) -> WorkerLife:
+    """Tell of a worker's life what a picture has of it."""
+
+    def ns(at: float | None) -> int | None:
+        return None if at is None else int(at * 1e9) - wall_ns
+
+    ran = process.initializer
+    begun = None if ran is None else ns(ran.begun_at)
+    lasted = None if ran is None or ran.state == "running" else ran.run_s
+    main = next((thread for thread in process.threads if thread.is_main), None)
+    return WorkerLife(
+        pid=process.pid,
+        slot=process.slot or 0,
+        generation=process.generation,
+        name=process.name,
+        native_id=None if main is None else main.native_id,
+        started_ns=ns(process.started_at),
+        initializer_begun_ns=begun,
+        initializer_ended_ns=None if begun is None or lasted is None else begun + int(lasted * 1e9),
+        ended_as=process.state if process.state in ("dead", "recycled") else None,
+        reason=process.reason,
+        time=process.time,
+        node=process.node,
+    )
 
 
 def _notes(lost: int, lost_spans: int) -> tuple[str, ...]:
@@ -212,6 +266,7 @@ def _task(pool: str, row: Noted, longest: Mapping[int, bytes]) -> TaskRecord:
         sent_ns=row.sent_ns or None,
         received_ns=row.received_ns,
         lane=row.lane,
+        node=row.node,
     )
 
 

@@ -24,7 +24,7 @@ class TaskRecord(NamedTuple):
     ``called_ns`` and ``boxed_ns`` are None where tasks were too short to measure them one by one. In the
     parent: ``submitted_ns``, ``sent_ns`` and ``received_ns`` (the result had come in).
     ``lane`` is the thread of the worker, counted from 0. ``attempts`` counts this run.
-    ``place`` is its place in its job.
+    ``place`` is its place in its job. ``node`` is where it ran on a cluster; times are this machine's.
     """
 
     pool: str
@@ -51,6 +51,7 @@ class TaskRecord(NamedTuple):
     """Native id of the thread that submitted it."""
     sent_ns: int | None = None
     received_ns: int | None = None
+    node: str | None = None
 
 
 class Span(NamedTuple):
@@ -89,6 +90,7 @@ class WorkerLife(NamedTuple):
     ended_as: str | None = None
     reason: str | None = None
     time: WorkerTime | None = None
+    node: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,6 +36,7 @@ from glasspool.snapshot import (
 )
 
 if TYPE_CHECKING:
+    from glasspool.engines.cluster.engine import ClusterEngine
     from glasspool.engines.local.engine import LocalEngine
     from glasspool.engines.local.workers import Worker
     from glasspool.engines.threads.engine import ThreadEngine
@@ -193,13 +194,15 @@ def slowest(engine: LocalEngine, count: int = 10) -> tuple[TaskInfo, ...]:
 class _Classifier:
     """Tells what the threads of this process are for."""
 
-    def __init__(self, engine: LocalEngine | ThreadEngine, alone: bool) -> None:
+    def __init__(self, engine: LocalEngine | ThreadEngine | ClusterEngine, alone: bool) -> None:
         from glasspool import registry
 
         self._known: dict[threading.Thread, Verdict] = {}
         self._callers: dict[int, str] = {}
-        engines: set[LocalEngine | ThreadEngine] = {engine}
-        engines.update(registry.live_engines(), registry.live_thread_engines())
+        engines: set[LocalEngine | ThreadEngine | ClusterEngine] = {engine}
+        engines.update(
+            registry.live_engines(), registry.live_thread_engines(), registry.live_cluster_engines()
+        )
         for other in engines:
             for thread, (roles, state) in other.own_threads().items():
                 mine = other is engine or not alone
@@ -220,12 +223,13 @@ def classifier() -> Classify | None:
     """Tell what the threads of our pools in this process are for; None if there is no pool."""
     from glasspool import registry
 
-    engines: list[LocalEngine | ThreadEngine] = [*registry.live_engines()]
+    engines: list[LocalEngine | ThreadEngine | ClusterEngine] = [*registry.live_engines()]
     engines += registry.live_thread_engines()
+    engines += registry.live_cluster_engines()
     return _Classifier(engines[0], alone=False) if engines else None
 
 
-def classifier_of(engine: LocalEngine | ThreadEngine, alone: bool) -> Classify:
+def classifier_of(engine: LocalEngine | ThreadEngine | ClusterEngine, alone: bool) -> Classify:
     """Tell what the threads of this process are for, in a picture of one pool, or of all."""
     return _Classifier(engine, alone)
 

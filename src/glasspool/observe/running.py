@@ -224,8 +224,8 @@ def _told_by_header(path: Path, board: scoreboard.Board) -> Listing:
     done: int | None
     busy, idle, done = outside.counts(board)
     kind = outside.kind_of(header)
-    if header.start_method == outside.THREADS:
-        busy = idle = done = None  # its threads write nothing down
+    if outside.has_no_records(header):
+        busy = idle = done = None  # its workers write nothing down here
     return Listing(
         name=header.name,
         path=str(path),

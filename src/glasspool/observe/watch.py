@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from glasspool.engines.local import scoreboard
 from glasspool.engines.local.scoreboard import BadBoard, Board
 from glasspool.observe import outside, procfs, running
+from glasspool.observe.far_rings import FarRings
 from glasspool.observe.pace import Pace as Pace
 from glasspool.observe.pace import Pacer
 from glasspool.observe.records import TaskRecord
@@ -63,7 +64,7 @@ class _Followed:
     inode: int
     pid: int
     name: str
-    rings: Rings
+    rings: Rings | FarRings
 
 
 class Watch:
@@ -111,7 +112,7 @@ class Watch:
         for one in self._followed.values():
             one.rings.has_news = False
         seen = self._look(stacks)
-        records, lost = self.drain()
+        records, lost = self._drain(at_once=True)
         now, taken_at = time.monotonic(), time.time()
         paces: dict[str, Pace] = {}
         past = True
@@ -145,13 +146,20 @@ class Watch:
         Cheap (well below a millisecond if little has ended): rings hold 1,024 tasks for each worker, so
         whoever wants all of many short ones calls it often.
         """
+        return self._drain(at_once=False)
+
+    def _drain(self, at_once: bool) -> tuple[tuple[TaskRecord, ...], int]:
         self._follow()
         harvest, self._pending = self._pending, Harvest()
         share = None
         if self._most is not None and self._followed:
             share = max(1, self._most // len(self._followed))
         for one in self._followed.values():
-            _add(harvest, one.rings.drain(share))
+            rings = one.rings
+            if isinstance(rings, FarRings):
+                _add(harvest, rings.drain(share, at_once=at_once))
+            else:
+                _add(harvest, rings.drain(share))
         harvest.records.sort(key=_ended)
         return tuple(harvest.records), harvest.lost
 
@@ -303,7 +311,8 @@ class Watch:
             board.close()
             return
         header = board.header
-        rings = Rings(board, self._key(header.pid, header.name))
+        is_far = header.start_method in outside.CLUSTERS
+        rings = (FarRings if is_far else Rings)(board, self._key(header.pid, header.name))
         self._followed[path] = _Followed(path, inode, header.pid, header.name, rings)
         self._had_ours = self._has_news = True
 

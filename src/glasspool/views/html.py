@@ -15,6 +15,7 @@ from glasspool.progress import State
 from glasspool.snapshot import (
     DeathCertificate,
     Frame,
+    NodeInfo,
     PoolInfo,
     ProcessInfo,
     Snapshot,
@@ -22,7 +23,7 @@ from glasspool.snapshot import (
     ThreadInfo,
     describe_exit,
 )
-from glasspool.views.table import duration, harmless, short_path, size, thread_state
+from glasspool.views.table import clock_words, duration, harmless, short_path, size, thread_state
 
 MOST_ROWS = 300
 """A table has so many rows at most; how many there are more is told."""
@@ -112,6 +113,8 @@ def snapshot(picture: Snapshot) -> str:
 def pool(info: PoolInfo) -> str:
     """Draw one pool."""
     facts = [info.kind, info.start_method or "", f"pid {info.pid}"]
+    if info.engine != "local":
+        facts.insert(1, f"{info.engine}, {_count(len(info.nodes), 'node')}")
     if info.made_at:
         facts.append(f"made at {info.made_at}")
     head = (
@@ -119,7 +122,7 @@ def pool(info: PoolInfo) -> str:
         f'<span style="{_DIM}">{escape(" · ".join(fact for fact in facts if fact))}</span></div>'
     )
     notes = "".join(f'<div style="color:{_YELLOW}">{escape(note)}</div>' for note in info.notes)
-    parts = [head, _counters(info), notes, _processes(info.processes)]
+    parts = [head, _counters(info), notes, _nodes(info.nodes), _processes(info.processes)]
     threads = [(process, thread) for process in info.processes for thread in process.threads]
     if threads:
         parts.append(_details(_count(len(threads), "thread"), _threads(threads)))
@@ -152,6 +155,25 @@ def _counters(info: PoolInfo) -> str:
     return f'<div style="display:flex;flex-wrap:wrap;gap:2px 14px">{"".join(chips)}</div>'
 
 
+def _nodes(nodes: Sequence[NodeInfo]) -> str:
+    if not nodes:
+        return ""
+    rows = [
+        (
+            escape(node.name),
+            _state(node.state if node.silent is None else "silent"),
+            escape(node.reason or node.silent or ""),
+            str(node.workers),
+            str(node.tasks),
+            f"{node.tasks_done:,}",
+            escape(clock_words(node)),
+        )
+        for node in nodes
+    ]
+    headings = ("node", "state", "", "workers", "tasks", "done", "clock")
+    return _table(headings, rows, right=(3, 4, 5, 6))
+
+
 def _processes(processes: Sequence[ProcessInfo]) -> str:
     rows = []
     for process in processes:
@@ -177,6 +199,11 @@ def _processes(processes: Sequence[ProcessInfo]) -> str:
 
 
 def _process_name(process: ProcessInfo) -> str:
+    name = _name_there(process)
+    return name if process.node is None else f"{name} on {process.node}"
+
+
+def _name_there(process: ProcessInfo) -> str:
     if process.role != "worker":
         return process.role
     name = f"worker {process.slot}" if process.slot is not None else process.name

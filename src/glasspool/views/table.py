@@ -20,6 +20,7 @@ from glasspool.snapshot import (
     DeathCertificate,
     Evidence,
     Frame,
+    NodeInfo,
     PoolInfo,
     ProcessInfo,
     Snapshot,
@@ -154,8 +155,9 @@ def threads_text(
     """Render threads as text, grouped by process."""
     columns = _columns(width)
     rows: list[_Row] = []
-    for (process, pid), members in _grouped(threads).items():
-        rows.append(_Row(harmless(process), str(pid), style="bold"))
+    for (process, pid, node), members in _grouped(threads).items():
+        where = "" if node is None else f" on {harmless(node)}"
+        rows.append(_Row(harmless(process) + where, str(pid), style="bold"))
         rows.extend(_thread_rows([(thread,) for thread in members]))
     return _render(_tree_parts(rows, columns), columns, color)
 
@@ -192,6 +194,10 @@ def certificate_text(
         ("worker", f"{certificate.slot} (pid {certificate.pid})"),
         ("cause", certificate.cause),
     ]
+    if certificate.whole_node:
+        facts[0] = ("agent", f"pid {certificate.pid}")
+    if certificate.node:
+        facts.insert(0, ("node", harmless(certificate.node)))
     if certificate.pool:
         facts.insert(0, ("pool", certificate.pool))
     if certificate.exitcode is not None or certificate.signal is not None:
@@ -343,17 +349,58 @@ def _pool_parts(
     pool: PoolInfo, columns: int, fold: bool, *, before: Sequence[int], others: frozenset[str]
 ) -> list[RenderableType]:
     rows: list[_Row] = []
-    for group in _groups(pool.processes, fold):
-        # The parent serves every pool: what is no pool's own is told with its first one. A worker may
-        # be the parent of another pool, which tells of its threads.
-        again = group[0].role == "parent" and pool.pid in before
-        told = (*others, None) if again else others
-        rows.extend(_process_rows([_without(process, told) for process in group], fold))
+    for node, processes in _by_node(pool):
+        if node is not None:
+            rows.append(_node_row(node))
+        for group in _groups(processes, fold):
+            # The parent serves every pool: what is no pool's own is told with its first one. A worker may
+            # be the parent of another pool, which tells of its threads.
+            again = group[0].role == "parent" and pool.pid in before
+            told = (*others, None) if again else others
+            rows.extend(_process_rows([_without(process, told) for process in group], fold))
     return [
         *_tree_parts(rows, columns),
         *(_note(f"died: {text}", "red") for text in deaths_text(pool.deaths)),
         *(_note(note, "dim") for note in (*_legend(rows), *pool.notes)),
     ]
+
+
+def _by_node(pool: PoolInfo) -> Iterator[tuple[NodeInfo | None, Sequence[ProcessInfo]]]:
+    """Put together the processes of each node, those of this machine first."""
+    yield None, [process for process in pool.processes if process.node is None]
+    for node in pool.nodes:
+        is_there = node.state != "lost"
+        yield node, [p for p in pool.processes if is_there and p.node == node.name]
+
+
+def _node_row(node: NodeInfo) -> _Row:
+    """Tell of a node in one line: what it has, what its clock says, why it is not seen."""
+    return _Row(
+        label=f"node {harmless(node.name)}",
+        state=node_state(node),
+        style=f"bold {_STYLES.get('dead' if node.reason or node.silent else '', 'underline')}",
+    )
+
+
+def node_state(node: NodeInfo) -> str:
+    """Say in words what a node is at, and how well its clock is known."""
+    if node.reason:
+        return f"{node.state}: {harmless(node.reason)}"
+    said = [node.state, f"{node.workers} worker{'' if node.workers == 1 else 's'}"]
+    if node.tasks:
+        said.append(f"{node.tasks} task{'' if node.tasks == 1 else 's'}")
+    if node.clock_offset_s is not None:
+        said.append(f"clock {clock_words(node)}")
+    if node.silent:
+        said.append(harmless(node.silent))
+    return ", ".join(said)
+
+
+def clock_words(node: NodeInfo) -> str:
+    """Say how a node's clock was set right, and how wrong that may be."""
+    if node.clock_offset_s is None or node.clock_error_s is None:
+        return "not known yet"
+    return f"±{duration(node.clock_error_s)}"
 
 
 def _without(process: ProcessInfo, pools: Collection[str | None]) -> ProcessInfo:
@@ -376,6 +423,8 @@ def _headlines(pool: PoolInfo, taken_at: float, columns: int) -> list[Renderable
         facts.append(f"{pool.size} worker{'' if pool.size == 1 else 's'}")
     # Of a pool that is not ours only its running is known: that it was seen says as much.
     ours = pool.kind.startswith("glasspool") or pool.state != "running"
+    if pool.engine != "local":
+        facts.append(f"{pool.engine}, {len(pool.nodes)} node{'' if len(pool.nodes) == 1 else 's'}")
     facts.extend(fact for fact in (pool.start_method, pool.state if ours else None) if fact)
     if parent is not None and parent.python_version:
         facts.append(f"Python {harmless(parent.python_version)}")
@@ -678,13 +727,16 @@ def _function_and_items(task: TaskInfo) -> str:
 def _task_place(task: TaskInfo) -> str:
     slot = "" if task.slot is None else str(task.slot)
     pid = "" if task.pid is None else f"pid {task.pid}"
-    return f"{slot} ({pid})" if slot and pid else slot or pid
+    place = f"{slot} ({pid})" if slot and pid else slot or pid
+    return f"{place} on {harmless(task.node)}".strip() if task.node else place
 
 
-def _grouped(threads: Iterable[ThreadInfo]) -> dict[tuple[str, int], list[ThreadInfo]]:
-    groups: dict[tuple[str, int], list[ThreadInfo]] = {}
+def _grouped(
+    threads: Iterable[ThreadInfo],
+) -> dict[tuple[str, int, str | None], list[ThreadInfo]]:
+    groups: dict[tuple[str, int, str | None], list[ThreadInfo]] = {}
     for thread in threads:
-        groups.setdefault((thread.process, thread.pid), []).append(thread)
+        groups.setdefault((thread.process, thread.pid, thread.node), []).append(thread)
     return groups
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import cloudpickle
 
-from glasspool.engines.local import contexts, interactive
+from glasspool.engines.local import contexts, interactive, main_elsewhere
 
 if TYPE_CHECKING:  # cloudpickle has no types; its pickler is one of these
     from pickle import Pickler
@@ -47,6 +47,7 @@ class ByValuePickler(Pickler):
         Raises:
             Exception: It cannot be pickled.
         """
+        main_elsewhere.begin()
         try:
             super().dump(value)
         finally:
@@ -63,6 +64,8 @@ class ByValuePickler(Pickler):
             if not isinstance(value, FunctionType | type):
                 limits = value.cache_parameters()
                 return cached, (value.__wrapped__, limits["maxsize"], limits["typed"])
+        if main_elsewhere.is_of_main(value):
+            return main_elsewhere.shared(super().reducer_override(value))
         return super().reducer_override(value)
 
     def _see_module(self, value: Any) -> None:

@@ -125,6 +125,10 @@ class Callables:
             )
         return known
 
+    def take_over(self, name: str, flags: int, body: bytes | payload.Parcel) -> Known:
+        """Give a number to a callable that somebody else has pickled."""
+        return self._add(None, flags, body, name)
+
     def get(self, number: int) -> Known:
         """Return what has this number."""
         return self._by_number[number]

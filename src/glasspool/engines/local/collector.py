@@ -18,35 +18,30 @@ import select
 import socket
 import threading
 import time
-import weakref
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from glasspool import batching
+from glasspool.engines.intake import DRAINED, Intake
 from glasspool.engines.local import channel, events, kernel, wire
 from glasspool.engines.local import scoreboard as sb
 from glasspool.engines.local.direct import Lender
 from glasspool.engines.local.interrupts import Interrupts
 from glasspool.engines.local.lookout import Lookout
-from glasspool.engines.local.mailbox import Mailbox
-from glasspool.engines.local.outcome import RAISED, arrived, raised_classes, settle
+from glasspool.engines.local.outcome import arrived, settle
 from glasspool.engines.local.parcels import note_gone, take_returned
 from glasspool.engines.local.payload import Parcel, most_open
 from glasspool.engines.local.rounds import Rounds
 from glasspool.engines.local.staffing import Staff
 from glasspool.engines.local.timers import Timers
-from glasspool.engines.local.worker import class_name
 from glasspool.engines.local.workers import Worker, report_thread_error
-from glasspool.errors import GlasspoolError, TaskCancelled, TaskExit, WorkerDied
-from glasspool.ledger import CANCELLED, DONE, ENDED, FAILED, LOST, WAITING, Held, Ledger, Task
+from glasspool.errors import GlasspoolError, TaskCancelled, WorkerDied
+from glasspool.ledger import CANCELLED, DONE, ENDED, FAILED, LOST, WAITING, Held, Task
 
 if TYPE_CHECKING:
     from glasspool.engines.local.engine import LocalEngine
-    from glasspool.engines.local.journal import Journal
     from glasspool.engines.local.stall import StallWatch
-    from glasspool.undone import Undone
 
-DRAIN = 2048
 BATCH_BYTES = 96 * 1024
 ALONE_BYTES = 16 * 1024
 FORGET_AT_ONCE = 500
@@ -61,23 +56,16 @@ LOOK_AGAIN_S = 0.01
 _HOW = {wire.OK_PLAIN: DONE, wire.OK: DONE, wire.OK_SEGMENT: DONE}
 
 
-class Collector:
+class Collector(Intake):
     """The loop of the thread that owns the ledger."""
 
     def __init__(self, engine: LocalEngine) -> None:
         self._engine = engine
         self.stall: StallWatch = engine.stall
         self._poll = select.epoll()  # first: it closes itself if there is no room for what follows
-        self.mailbox: Mailbox = Mailbox()
-        self.ledger: Ledger = Ledger()
+        super().__init__()
         self.state = "waiting for tasks and results"
         self.workers: dict[int, Worker] = {}  # by descriptor, as the poll tells it
-        self.feeds: dict[weakref.ref[Any], Any] = {}
-        self._taken: list[Task] = []  # out of the mailbox, and not yet in the ledger
-        self.pace: dict[int, float] = {}
-        self.item_pace: dict[int, float] = {}  # of callables in maps without a chunksize
-        self.failure: BaseException | None = None
-        self.journal: Journal | None = None  # while somebody records the pool
         self._poll.register(self.mailbox.fd, select.EPOLLIN)
         engine.logs.follow(self._poll)
         self._receiver = channel.Receiver()
@@ -90,15 +78,7 @@ class Collector:
         self.rounds: Rounds = Rounds(self)
         self.timers: Timers = Timers()
         self._interrupts = Interrupts(self, engine)
-        self.by_hand: dict[
-            int, str
-        ] = {}  # what is said of tasks that somebody cancelled from outside
-        self.closing: bool = False
-        self.draining: bool = False
-        self.undone: list[Undone] = []
-        self.stopped: bool = False
         self._ended = False
-        self._parked = False
         self._crashed = False
 
     # The loop -------------------------------------------------------------------------------------
@@ -162,101 +142,12 @@ class Collector:
         self.fail(why)
         self._stop_workers(hard=True)
 
-    def _work_off(self) -> None:
-        """Take in what other threads have put here: tasks, rows of tasks, and calls."""
-        items = self.mailbox.items
-        row = self._taken = []
-        for _ in range(DRAIN):
-            if not items or self._parked:
-                break
-            item = items.popleft()
-            if isinstance(item, Task):
-                row.append(item)
-                continue
-            if row:  # they came before the item
-                self._submit(row)
-                row = self._taken = []
-            self._take_in(item)
-        if row:
-            self._submit(row)
-            self._taken = []
-
-    def _take_in(self, item: Any) -> None:
-        if type(item) is list:
-            self._submit(item)
-            job = item[0].job
-            if job._aborted and not getattr(job, "_drains", False):  # those are put aside
-                self._cancel_late(item)
-        elif type(item) is weakref.ref:
-            if self.feeds.pop(item, None) is None:
-                self._lease_died(item)
-        elif isinstance(item, Task):
-            self._submit([item])
-        else:
-            item()
-
-    def take_late(self) -> None:
-        """End what was handed in when the loop had ended already (any thread).
-
-        Whoever hands something in calls this after that, and the engine once after it has said that
-        it is done: so nothing is left lying, whoever came first.
-        """
-        for job in list(self.feeds.values()):
-            job.abort(TaskCancelled("the pool has ended"))
-        while True:
-            try:
-                item = self.mailbox.items.popleft()
-            except IndexError:
-                return
-            self._take_in(item)
-
-    def look(self) -> None:
-        """Do nothing but wake the loop, to look whether it is finished (an item)."""
+    def _dropped(self, reference: Any) -> None:
+        self._lease_died(reference)
 
     def park(self) -> None:
         """Leave the loop at the next turn; the thread ends, nothing is lost (an item)."""
         self._parked = True
-
-    def in_line(self) -> int:
-        """Return how many tasks no worker has, roughly, with those not seen yet (any thread)."""
-        return len(self.ledger.waiting) + len(self._taken) + len(self.mailbox.items)
-
-    def begin_feed(self, feed: Any, job: Any) -> None:
-        """Say that more tasks of a job will come, so that the pool is not finished before (any thread).
-
-        If the feed is dropped without ``end_feed`` (a signal handler raised in its thread), its weak
-        reference lands in the mailbox.
-        """
-        self.feeds[weakref.ref(feed, self.mailbox.items.append)] = job
-        if self.mailbox.late is not None:
-            self.mailbox.late()
-
-    def end_feeds_of(self, ident: int) -> bool:
-        """Have a thread's feeds end at once (that thread); False if one of them cannot."""
-        feeds = [reference() for reference in list(self.feeds)]
-        mine = [feed for feed in feeds if feed is not None and feed.ident == ident]
-        return all(feed.end_now() for feed in mine)
-
-    def end_feed(self, feed: Any) -> None:
-        """Say that no more tasks of a job will come (any thread)."""
-        for reference in weakref.getweakrefs(feed):
-            self.feeds.pop(reference, None)
-        if self.closing:
-            self.mailbox.put(self.look)  # it may have been the last thing to wait for
-
-    def _submit(self, row: list[Task]) -> None:
-        self.ledger.submit_row(row)
-        if self.stopped:
-            for task in row:
-                self.settle_here(task, TaskCancelled("the pool was terminated"), CANCELLED)
-        elif self.failure is not None:
-            for task in row:
-                self.settle_here(task, _copy_of(self.failure), FAILED)
-
-    def _cancel_late(self, tasks: list[Task]) -> None:
-        """End tasks that their feed made while the job was being cancelled."""
-        for task in tasks:
-            self.settle_here(task, TaskCancelled(f"{task.job.label()} was cancelled."), CANCELLED)
 
     def _attend(self, fd: int, event: int) -> None:
         worker = self.workers.get(fd)
@@ -681,31 +572,10 @@ class Collector:
     def _try_anew(self, worker: Worker, task_id: int, kind: int, body: Any) -> bool:
         """Let a task that raised wait for its next attempt, if it may have one."""
         task = worker.held.tasks.get(task_id) if worker.held is not None else None
-        if task is None or task.policy is None or not task.policy.retry_on:
+        if task is None or not self.tries_anew(task, kind, body):
             return False
-        if kind in (wire.UNSENDABLE, RAISED) or self._gives_up:
-            return False
-        if task.attempts >= task.policy.retries:
-            return False
-        raised = raised_classes(body)
-        named = task.policy.retry_on
-        is_exit = kind in (wire.EXIT, wire.EXIT_SEGMENT) and TaskExit in named
-        if not is_exit and not any(class_name(cls) in raised for cls in named):
-            return False
-        task.attempts += 1
         self.retry(worker, task)
         return True
-
-    @property
-    def _gives_up(self) -> bool:
-        return self.stopped or self.failure is not None
-
-    def may_retry(self, task: Task, error: type[BaseException]) -> bool:
-        """Tell whether a task whose last attempt is counted may have another one."""
-        policy = task.policy
-        if policy is None or task.attempts > policy.retries or self._gives_up:
-            return False
-        return issubclass(error, (WorkerDied, *policy.retry_on))
 
     def retry(self, worker: Worker, task: Task) -> None:
         """Let a task that had begun wait for its next attempt."""
@@ -777,28 +647,12 @@ class Collector:
         if task is not None and task.id == task_id and self._engine.outputs is not None:
             self._engine.outputs.arrived(task, body)
 
-    def refuse(self, task: Task, error: BaseException) -> None:
-        """Take a task in that could not be pickled, and end it (an item)."""
-        self.ledger.submit(task)
-        self.settle_here(task, error, FAILED)
-
-    def settle_here(
-        self, task: Task, error: BaseException, how: str, worker: Worker | None = None
-    ) -> None:
-        """End a task by a decision of the parent."""
-        if self.by_hand and (said := self.by_hand.pop(task.id, "")) and how == CANCELLED:
-            error.add_note(said)
-        if self.journal is not None and task.state != ENDED:
-            holder = worker or self._holder(task)
-            self.journal.ended_here(task, how, error, holder, is_counted=worker is not None)
-        if self.ledger.end_here(task, how):
-            settle(task, RAISED, error, worker, 0, 0)
-
     # Tasks that workers have not begun -----------------------------------------------------------
 
     def has_begun(self, worker: Worker, task: Task) -> bool:
         """Tell whether a worker has begun a task that it was sent (any thread)."""
-        return self._engine.board.has_begun(worker.record, task.seq)
+        begun: bool = self._engine.board.has_begun(worker.record, task.seq)
+        return begun
 
     def take_back(self, worker: Worker, held: Held) -> None:
         """Let wait again what a worker has not begun, and make sure that it never will.
@@ -991,13 +845,6 @@ class Collector:
         worker.cancelled = (task, said)
         self._interrupts.interrupt(worker, task.seq)
 
-    def cancel_job(self, job: Any) -> None:
-        """End all tasks of a job, those that run too, and make no more of them (an item)."""
-        job.abort(TaskCancelled(f"{job.label()} was cancelled."))
-        for task in list(self.ledger.unended()):
-            if task.job is job:
-                self.cancel(task)
-
     def _holder(self, task: Task) -> Worker | None:
         held = task.holder
         if held is None:
@@ -1018,20 +865,11 @@ class Collector:
             return
         self.closing = self.draining = True
         for job in list(self.feeds.values()):
-            job.abort(TaskCancelled(_DRAINED))
+            job.abort(TaskCancelled(DRAINED))
         for worker in list(self.workers.values()):
             if worker.held:
                 self.take_back(worker, worker.held)
         self._put_aside()
-
-    def _put_aside(self) -> None:
-        """End the tasks that wait, and note them for the caller of ``drain``, who has loaded this."""
-        from glasspool.undone import undone
-
-        while (task := self.ledger.next_waiting()) is not None:
-            known = self._engine.callables.find(task.call)
-            self.undone.append(undone(task, known))
-            self.settle_here(task, TaskCancelled(_DRAINED), CANCELLED)
 
     def _is_finished(self) -> bool:
         if self.ledger.open or self.feeds or self.mailbox.items or self.lender.is_lending:
@@ -1055,12 +893,6 @@ class Collector:
         self._parked = False
         self._work_off()
         self.fail(error)
-
-    def _end_all(self, error: BaseException, how: str) -> None:
-        for job in list(self.feeds.values()):
-            job.abort(_copy_of(error))
-        for task in list(self.ledger.unended()):
-            self.settle_here(task, _copy_of(error), how)
 
     def _stop_workers(self, hard: bool) -> None:
         self.stopped = True
@@ -1122,9 +954,6 @@ class _Message:
         self.timed = False  # one of them has a policy of its own
 
 
-_DRAINED = "the pool was drained before the task began"
-
-
 def _may_lend(engine: LocalEngine) -> bool:
     """Tell whether callers may have workers: not where the collector has to see each task."""
     told = engine.options
@@ -1132,12 +961,3 @@ def _may_lend(engine: LocalEngine) -> bool:
         engine.maxtasksperchild is None and told.soft_memory is None and not told.capture_output
     )
     return unseen and not engine.lanes  # nor where a caller would block the other lanes
-
-
-def _copy_of(error: BaseException) -> BaseException:
-    """Return an error for one task alone: an error that many raise collects all their tracebacks."""
-    import copy
-
-    made = copy.copy(error)
-    made.__cause__ = error.__cause__
-    return made

@@ -19,6 +19,23 @@ PATIENCE_S = 0.5
 QUESTION_BYTES = 64 * 1024
 
 
+def listen(path: str) -> socket.socket:
+    """Open the desk at a path, for this user alone.
+
+    Raises:
+        OSError: It cannot be opened there.
+    """
+    server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        server.bind(path)
+        os.chmod(path, 0o600)
+        server.listen(16)
+    except OSError:
+        server.close()
+        raise
+    return server
+
+
 def answer(server: socket.socket, respond: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
     """Accept one connection and answer its question."""
     try:

@@ -28,6 +28,7 @@ from multiprocessing.process import BaseProcess
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from glasspool import registry
+from glasspool.engines.base import CAPABILITIES, LOCAL, Capabilities
 from glasspool.engines.local import account, certificate, events, interactive, kernel, segments
 from glasspool.engines.local import scoreboard as sb
 from glasspool.engines.local.account import Account
@@ -56,6 +57,9 @@ from glasspool.options import PoolOptions
 
 if TYPE_CHECKING:
     from glasspool.engines.local.cells import Cells
+    from glasspool.engines.local.forwarding import Levels
+    from glasspool.engines.local.journal import Journal
+    from glasspool.engines.local.logs import Elsewhere
     from glasspool.engines.local.outputs import Outputs
     from glasspool.engines.local.showing import Showing
     from glasspool.feeding import Feed
@@ -74,6 +78,26 @@ MOST = 256
 """A pool can be resized to so many workers, or to four times as many as it was made with."""
 
 
+class Setting(NamedTuple):
+    """Where a pool is made, if not in the program that uses it but for it, on a node of a cluster.
+
+    ``path`` are folders from which workers are to import modules beside their own. ``imports_main``: the
+    main module of this process is the program's, which workers that are started anew import. ``processors``
+    is how many processors the node has for the pool. ``elsewhere`` is told of records and events in place of
+    this process's loggers, and ``levels`` are those of the program's. ``unset`` are variables that workers
+    are not to inherit from this process; ``pool`` is the program's pool, whose name tasks are told.
+    """
+
+    path: tuple[str, ...] = ()
+    imports_main: bool = True
+    node: str | None = None
+    processors: int | None = None
+    elsewhere: Elsewhere | None = None
+    levels: Levels | None = None
+    unset: tuple[str, ...] = ()
+    pool: str | None = None
+
+
 class Plan(NamedTuple):
     """What a pool is to be, as its constructor was told."""
 
@@ -88,6 +112,7 @@ class Plan(NamedTuple):
     made_at: str
     options: PoolOptions = PoolOptions()
     kind: str = "glasspool.Pool"
+    setting: Setting = Setting()
 
 
 def _records(size: int) -> int:
@@ -166,6 +191,8 @@ class LocalEngine:
     """A local pool without its user interface."""
 
     is_threads: bool = False  # its workers are processes
+    is_cluster: bool = False  # of this machine
+    can: Capabilities = CAPABILITIES[LOCAL]
 
     def __init__(self, plan: Plan) -> None:
         from glasspool.engines.local.payload import callable_name
@@ -203,7 +230,9 @@ class LocalEngine:
 
             self.cells = cells.of_kernel(self.next_id)
         self.shortage: Shortage = Shortage(plan.name, plan.made_at)
-        self.environment: Environment = Environment(plan.options, plan.size)
+        self.environment: Environment = Environment(
+            plan.options, plan.size, plan.setting.processors
+        )
         self.shortage.tell = lambda text: events.pool_short(self, text)
         self.most: int = _most_workers(plan.size, self.lanes)
         with contextlib.ExitStack() as undo:
@@ -226,7 +255,9 @@ class LocalEngine:
             undo.callback(self.boxes.close)
             self.black: BlackBoxes = BlackBoxes.create(_records(plan.size), _records(self.most))
             undo.callback(self.black.close)
-            self.logs: Logs = Logs(self, plan.options.forward_logs)
+            self.logs: Logs = Logs(
+                self, plan.options.forward_logs, plan.setting.elsewhere, plan.setting.levels
+            )
             undo.callback(self.logs.close)
             self.coroner: Coroner = Coroner(self)
             self.callables: Callables = Callables(self.board.name_call)
@@ -250,7 +281,12 @@ class LocalEngine:
                 Outfit.of(plan.options, plan.size)._replace(
                     logs=self.logs.sender,
                     capture=None if self.outputs is None else self.outputs.file,
+                    path=plan.setting.path,
+                    node=plan.setting.node,
+                    unset=plan.setting.unset,
+                    pool=plan.setting.pool,
                 ),
+                plan.setting.imports_main,
             )
             self.stall: StallWatch = StallWatch(self)
             self.forked_beside: tuple[str, ...] = ()
@@ -598,6 +634,9 @@ class LocalEngine:
                 worker.known.discard(number)
                 worker.forget.append(number)
 
+    def where(self, task: Task) -> None:
+        """Return no node: there is one, this machine."""
+
     def nudge(self) -> None:
         """Make sure that nothing lies unseen in the mailbox."""
         self.collector.mailbox.nudge()
@@ -644,6 +683,12 @@ class LocalEngine:
                 return
             if self.owed.pop(job, _PARK) is not _PARK:
                 job.callback_failed(error)
+
+    def new_journal(self) -> Journal:
+        """Return an empty journal for this pool."""
+        from glasspool.engines.local import journal  # not before somebody records
+
+        return journal.Journal(self.board)
 
     def _run_callbacks(self) -> bool:
         kernel.name_this_thread(self.os_name("callback"))

@@ -38,17 +38,22 @@ class Environment:
     Args:
         options: What the pool was told.
         size: How many workers it begins with.
+        on_node: On a node of a cluster: how many processors it has for the pool. What this process finds in
+            its environment was set there by the cluster's library then, and not by the user.
 
     Raises:
         Exception: The user's function raised, or what it returned is no environment.
     """
 
-    def __init__(self, options: PoolOptions, size: int) -> None:
+    def __init__(self, options: PoolOptions, size: int, on_node: int | None = None) -> None:
         self._env: Env = options.env
         self._native = options.native_threads
         self._lanes = options.threads
         # What the user has said himself, before the program began or in it, is said for the workers too.
-        self._inherited: dict[str, str] = native_limits.variables_set(os.environ)
+        self._inherited: dict[str, str] = (
+            native_limits.variables_set(os.environ) if on_node is None else {}
+        )
+        self._on_node = on_node
         self._by_slot: dict[int, Variables] = {}
         self.begun_in: Callable[[], Collection[str]] = tuple
         """Tells in which libraries the native threads of this process began. Costs some milliseconds."""
@@ -65,9 +70,9 @@ class Environment:
         if callable(self._env):
             for slot in range(len(self._by_slot), size):
                 # The first answer counts, if two threads resize at a time.
-                self._by_slot.setdefault(slot, _checked(self._env(slot), slot))
+                self._by_slot.setdefault(slot, checked_variables(self._env(slot), slot))
         elif self._env and not self._by_slot:
-            self._by_slot[0] = _checked(self._env, 0)
+            self._by_slot[0] = checked_variables(self._env, 0)
 
     def of(self, slot: int, size: int) -> Variables:
         """Return the variables of a worker that starts now, in a pool of so many."""
@@ -109,6 +114,8 @@ class Environment:
             return native_limits.given
         quota = _quota()
         processors = allowed_processors()
+        if self._on_node is not None:
+            processors = min(processors, self._on_node)
         return processors if quota is None else min(processors, math.ceil(quota))
 
     def _to_limit(self) -> tuple[str, ...]:
@@ -130,7 +137,13 @@ def _quota() -> float | None:
     return quota_of()
 
 
-def _checked(env: Any, slot: int) -> Variables:
+def checked_variables(env: Any, slot: int) -> Variables:
+    """Return what the user gave for a slot.
+
+    Raises:
+        TypeError: It is no mapping of strings to strings.
+        ValueError: No environment takes it, or it is too large.
+    """
     try:
         variables: Mapping[str, str] = checked_env(env)
     except (TypeError, ValueError) as error:

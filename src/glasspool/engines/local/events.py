@@ -15,6 +15,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from glasspool.engines.cluster.engine import ClusterEngine
     from glasspool.engines.local.engine import Grave, LocalEngine
     from glasspool.engines.local.workers import Worker
     from glasspool.ledger import Task
@@ -24,12 +25,23 @@ DEBUG, INFO, WARNING, ERROR = 10, 20, 30, 40
 """As ``logging`` has them."""
 
 
-def tell(engine: LocalEngine, level: int, event: str, text: str, *args: Any, **fields: Any) -> None:
+def tell(
+    engine: LocalEngine | ClusterEngine,
+    level: int,
+    event: str,
+    text: str,
+    *args: Any,
+    **fields: Any,
+) -> None:
     """Have an event logged, if anybody listens (any thread, never on a hot path)."""
+    if engine.logs.elsewhere is not None:
+        engine.logs.elsewhere.event(engine.name, level, event, text, args, fields)
+        return
     name = f"glasspool.{event.partition('.')[0]}"
     if not is_heard(name, level):
         return
-    extra = {"event": event, "pool": engine.name, "slot": None, "task": None, **fields}
+    base = {"event": event, "pool": engine.name, "node": None, "slot": None, "task": None}
+    extra = base | fields
     engine.logs.put(lambda: _log(name, level, text, args, extra))
 
 
@@ -75,7 +87,7 @@ def _log(name: str, level: int, text: str, args: tuple[Any, ...], extra: dict[st
 # What is told of ------------------------------------------------------------------------------------
 
 
-def pool_started(engine: LocalEngine) -> None:
+def pool_started(engine: LocalEngine | ClusterEngine) -> None:
     """All first workers have a process."""
     tell(
         engine,
@@ -91,39 +103,39 @@ def pool_started(engine: LocalEngine) -> None:
     )
 
 
-def pool_closed(engine: LocalEngine, how: str) -> None:
+def pool_closed(engine: LocalEngine | ClusterEngine, how: str) -> None:
     """The pool takes no more calls: it was ``closed``, ``drained`` or ``terminated``."""
     tell(engine, DEBUG, "pool.closed", "%s was %s", engine.name, how, how=how)
 
 
-def pool_ended(engine: LocalEngine) -> None:
+def pool_ended(engine: LocalEngine | ClusterEngine) -> None:
     """No worker is left."""
     tell(engine, DEBUG, "pool.ended", "%s has ended", engine.name)
 
 
-def pool_resized(engine: LocalEngine, size: int) -> None:
+def pool_resized(engine: LocalEngine | ClusterEngine, size: int) -> None:
     """The pool is to have another number of workers."""
     tell(engine, DEBUG, "pool.resized", "%s is to have %d workers", engine.name, size, workers=size)
 
 
-def pool_failed(engine: LocalEngine, error: BaseException) -> None:
+def pool_failed(engine: LocalEngine | ClusterEngine, error: BaseException) -> None:
     """The pool cannot go on: all its tasks end with this error."""
     text = "%s has failed: %s: %s"
     name = type(error).__name__
     tell(engine, ERROR, "pool.failed", text, engine.name, name, error, error=name)
 
 
-def pool_short(engine: LocalEngine, what: str) -> None:
+def pool_short(engine: LocalEngine | ClusterEngine, what: str) -> None:
     """The system has not what the pool needs; it is tried again."""
     tell(engine, WARNING, "pool.short", "%s: %s", engine.name, what)
 
 
-def pool_stalled(engine: LocalEngine, text: str, quiet_s: float) -> None:
+def pool_stalled(engine: LocalEngine | ClusterEngine, text: str, quiet_s: float) -> None:
     """There is work, and nothing has moved for long."""
     tell(engine, WARNING, "pool.stalled", "%s", text, quiet_s=quiet_s)
 
 
-def worker_started(engine: LocalEngine, worker: Worker) -> None:
+def worker_started(engine: LocalEngine | ClusterEngine, worker: Worker) -> None:
     """A worker has run the initializer."""
     tell(
         engine,
@@ -139,7 +151,7 @@ def worker_started(engine: LocalEngine, worker: Worker) -> None:
     )
 
 
-def worker_ended(engine: LocalEngine, grave: Grave) -> None:
+def worker_ended(engine: LocalEngine | ClusterEngine, grave: Grave) -> None:
     """A worker has left on purpose: replaced by another one, or not needed any more."""
     tell(
         engine,
@@ -160,7 +172,7 @@ def worker_ended(engine: LocalEngine, grave: Grave) -> None:
     )
 
 
-def worker_died(engine: LocalEngine, certificate: DeathCertificate) -> None:
+def worker_died(engine: LocalEngine | ClusterEngine, certificate: DeathCertificate) -> None:
     """A worker has died; told with the first sentence of its certificate."""
     task = certificate.task
     tell(
@@ -176,11 +188,17 @@ def worker_died(engine: LocalEngine, certificate: DeathCertificate) -> None:
         function=None if task is None else task.function,
         exitcode=certificate.exitcode,
         certificate=certificate,
+        node=certificate.node,
     )
 
 
 def task_event(
-    engine: LocalEngine, level: int, event: str, text: str, task: Task, worker: Worker | None
+    engine: LocalEngine | ClusterEngine,
+    level: int,
+    event: str,
+    text: str,
+    task: Task,
+    worker: Worker | None,
 ) -> None:
     """Something has happened to a task: ``text`` follows on its name."""
     function = task.job.function_name(task)
@@ -201,6 +219,32 @@ def task_event(
     )
 
 
-def template_replaced(engine: LocalEngine) -> None:
+def node_joined(engine: ClusterEngine, node: str, workers: int) -> None:
+    """A node of a cluster has its workers."""
+    tell(
+        engine,
+        DEBUG,
+        "node.joined",
+        "%s has %d workers on %s",
+        engine.name,
+        workers,
+        node,
+        node=node,
+        workers=workers,
+    )
+
+
+def node_left(engine: ClusterEngine, node: str) -> None:
+    """A node has no workers any more, as the pool wanted it."""
+    tell(engine, DEBUG, "node.left", "%s has left %s", engine.name, node, node=node)
+
+
+def node_lost(engine: ClusterEngine, node: str, why: str, tasks: int) -> None:
+    """A node is gone that had workers, with so many tasks."""
+    text = "%s has lost the node %s, which had %d tasks: %s"
+    tell(engine, WARNING, "node.lost", text, engine.name, node, tasks, why, node=node, tasks=tasks)
+
+
+def template_replaced(engine: LocalEngine | ClusterEngine) -> None:
     """The template had died, and another one was forked in its place."""
     tell(engine, WARNING, "template.replaced", "the template of %s was replaced", engine.name)

@@ -107,17 +107,17 @@ class Sender:
         self._levels = levels
 
     @classmethod
-    def of(cls, end: socket.socket, reader: socket.socket) -> Sender:
-        """Make it of the two ends of a new socket."""
+    def of(cls, end: socket.socket, reader: socket.socket, levels: Levels | None = None) -> Sender:
+        """Make it of the two ends of a new socket; ``levels`` if not those of this process count."""
         whole = int(PATIENCE_S)
         limit = struct.pack("ll", whole, int((PATIENCE_S - whole) * 1e6))  # a timeval
         end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
         end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _WANTED_BYTES)  # as far as is allowed
-        return cls(end, reader)
+        return cls(end, reader, levels)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # To a worker that is being spawned, with the levels as they are at that moment.
-        return Sender, (self.end, None, Levels.here())
+        return Sender, (self.end, None, self._levels or Levels.here())
 
     def begin(self, setup: Setup) -> None:
         """Send the records of this process from now on (a worker's main thread, once)."""

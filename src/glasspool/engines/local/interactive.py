@@ -35,11 +35,17 @@ NAMED = (FunctionType, type, type(functools.lru_cache(len)))
 
 Names = dict[str, "weakref.ref[Any]"]
 
+ELSEWHERE = "elsewhere"
+"""What stands for the start method of workers on other machines, which have another main module."""
+
 known: dict[int, Names] = {}
 """For each pool with something that its workers have not, by its number, what they find in ``__main__``."""
 
 _quiet: dict[int, Names] = {}
 """The same for pools where nothing is known to be elsewhere."""
+
+_far: set[int] = set()
+"""The numbers of the pools whose workers are on other machines."""
 
 _spawning: set[int] = set()
 """The numbers of the pools whose workers are no forks of this process."""
@@ -47,7 +53,7 @@ _spawning: set[int] = set()
 
 def _forget_all() -> None:
     # In a worker: what it returns is for the program, which knows what it has typed.
-    for numbers in (known, _quiet, _spawning):
+    for numbers in (known, _quiet, _far, _spawning):
         numbers.clear()
 
 
@@ -78,6 +84,11 @@ def is_no_file(path: Any) -> bool:
 
 def begin(number: int, start_method: str) -> None:
     """Take note of what the workers of a pool know that is being made."""
+    if start_method == ELSEWHERE:
+        _far.add(number)
+        _spawning.add(number)
+        known[number] = {}
+        return
     names = _named()
     if start_method != "fork":
         _spawning.add(number)
@@ -97,6 +108,7 @@ def end(number: int) -> None:
     """Forget a pool that has ended."""
     known.pop(number, None)
     _quiet.pop(number, None)
+    _far.discard(number)
     _spawning.discard(number)
 
 
@@ -171,7 +183,7 @@ def is_elsewhere(value: Any) -> bool:
     """Tell whether a function or class goes by a name that not all workers know, or not as this."""
     module = getattr(value, "__module__", None)
     if module != "__main__":
-        return bool(_spawning) and not _can_be_imported(module)
+        return bool(_spawning) and (not _can_be_imported(module) or goes_by_value(module))
     name = str(getattr(value, "__qualname__", "")).partition(".")[0]
     now = getattr(sys.modules.get("__main__"), name, None)
     for pools in (known, _quiet):
@@ -207,6 +219,23 @@ def _can_be_imported(name: Any) -> bool:
         return True
     module = sys.modules.get(name)
     return module is None or getattr(module, "__spec__", None) is not None
+
+
+def is_far() -> bool:
+    """Tell whether there are pools whose workers are on other machines."""
+    return bool(_far)
+
+
+def goes_by_value(name: Any) -> bool:
+    """Tell whether the program wants a module's functions to travel by value to other machines."""
+    if not _far or not isinstance(name, str):
+        return False
+    from cloudpickle import list_registry_pickle_by_value  # loaded already, with such a pool
+
+    wanted = list_registry_pickle_by_value()
+    while wanted and name and name not in wanted:
+        name = name.rpartition(".")[0]
+    return bool(wanted and name)
 
 
 def made_here(value: Any) -> ModuleType | None:

@@ -73,6 +73,7 @@ class Noted(NamedTuple):
     boxed_ns: int
     received_ns: int
     lane: int = 0
+    node: str | None = None
 
 
 class NotedSpan(NamedTuple):
@@ -108,7 +109,7 @@ class Journal:
         board: The pool's scoreboard, which has what only its workers know.
     """
 
-    def __init__(self, board: Board) -> None:
+    def __init__(self, board: Board | None) -> None:
         self.rows: deque[Noted] = deque(maxlen=0)
         self.spans: deque[NotedSpan] = deque(maxlen=MOST_SPANS)
         self.graves: deque[Grave] = deque(maxlen=MOST_GRAVES)
@@ -116,7 +117,8 @@ class Journal:
         self.listener: Listener | None = None
         self._contexts: dict[int, Any] = {}  # by task, of calls that are one task
         self._contexts_of_jobs: dict[int, Any] = {}  # by the number of their callable
-        self._board = board
+        # A pool on a cluster has none, and does not get to where it is read.
+        self._board: Board = board  # type: ignore[assignment]
         self._submitters: dict[int, int] = {}
         self._sent: dict[int, int] = {}
         self._packed_bytes = 0
@@ -224,7 +226,7 @@ class Journal:
         self,
         task: Task,
         how: str,
-        worker: Worker | None,
+        worker: Any,
         begun_ns: int,
         ended_ns: int,
         size: int,
@@ -260,6 +262,7 @@ class Journal:
             boxed_ns=boxed,
             received_ns=now_ns,
             lane=0 if worker is None else worker.lane,
+            node=None if worker is None else worker.node,
         )
         self.rows.append(row)
         next(self._tickets)
@@ -383,7 +386,7 @@ def unpickling(
 def join(engine: LocalEngine, most: int) -> Journal:
     """Have a pool keep a journal for one more reader, or share the one that it keeps already."""
     with _switching:
-        journal = engine.collector.journal or Journal(engine.board)
+        journal: Journal = engine.collector.journal or engine.new_journal()
         if not journal.readers:
             journal.rows = deque(maxlen=most)
         journal.readers += 1
@@ -403,7 +406,7 @@ def leave(engine: LocalEngine, journal: Journal) -> None:
 def listen(engine: LocalEngine, listener: Listener | None) -> None:
     """Have somebody told of a pool's tasks from now on, in the place of who was told; None: nobody."""
     with _switching:
-        journal = engine.collector.journal or Journal(engine.board)
+        journal = engine.collector.journal or engine.new_journal()
         journal.listener = listener
         engine.collector.journal = journal
         _end_if_unused(engine, journal)

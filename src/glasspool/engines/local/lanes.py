@@ -77,7 +77,7 @@ class LanedWorker(Worker):
     def describe(self) -> WorkerInfo:
         """Return where the calling thread is."""
         lane = self._by_ident.get(threading.get_ident())
-        return super().describe() if lane is None else lane.describe()
+        return super().describe() if lane is None else lane.describe()._replace(node=self.node)
 
     def note_progress(self, done: float, total: float) -> None:
         """Write down how far the task of the calling lane is; nothing from any other thread."""

@@ -23,7 +23,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from glasspool.engines.local import channel, forwarding, kernel
 from glasspool.engines.local.workers import new_thread, report_thread_error
@@ -44,11 +44,33 @@ _PARK = object()
 _END = object()
 
 
-class Logs:
-    """The records of one pool that its program's loggers are to have."""
+class Elsewhere(Protocol):
+    """Who is told what the loggers of another machine are to have. Any thread; none of these blocks."""
 
-    def __init__(self, engine: LocalEngine, forwards: bool) -> None:
+    def record(self, message: bytes) -> None:
+        """Take a worker's record as it came."""
+
+    def event(
+        self, pool: str, level: int, event: str, text: str, args: tuple[Any, ...], fields: Any
+    ) -> None:
+        """Take one of the pool's own events."""
+
+
+class Logs:
+    """The records of one pool that its program's loggers are to have.
+
+    If they are ``elsewhere``, records count as not handled until ``handled`` is told of them.
+    """
+
+    def __init__(
+        self,
+        engine: LocalEngine,
+        forwards: bool,
+        elsewhere: Elsewhere | None = None,
+        levels: forwarding.Levels | None = None,
+    ) -> None:
         self._engine = engine
+        self.elsewhere: Elsewhere | None = elsewhere
         self._queue: queue.SimpleQueue[Any] = queue.SimpleQueue()
         # For whether there is a thread. Reentrant: a signal handler may come in between.
         self._lock = threading.RLock()
@@ -67,7 +89,7 @@ class Logs:
         self.sender: forwarding.Sender | None = None
         if forwards:
             self._reader, end = channel.pair()
-            self.sender = forwarding.Sender.of(end, self._reader)
+            self.sender = forwarding.Sender.of(end, self._reader, levels)
         self.fd: int = -1 if self._reader is None else self._reader.fileno()
 
     @property
@@ -107,7 +129,10 @@ class Logs:
             message = _content(fds)
         if message:
             self._taken_bytes += len(message)
-            self.put(message)
+            if self.elsewhere is None:
+                self.put(message)
+            else:
+                self.elsewhere.record(message)
         return True
 
     def _go_on(self) -> None:
@@ -218,26 +243,34 @@ class Logs:
             self.is_handling = False
             self._handled += 1
             if isinstance(item, bytes):
-                self._handled_bytes += len(item)
-                if self._held_up and self._taken_bytes - self._handled_bytes < MOST_BYTES // 2:
-                    self._engine.collector.mailbox.put(self._go_on)
+                self.handled(len(item))
+
+    def handled(self, size: int) -> None:
+        """Take note that records of so many bytes are handled (one thread)."""
+        self._handled_bytes += size
+        if self._held_up and self._taken_bytes - self._handled_bytes < MOST_BYTES // 2:
+            self._engine.collector.mailbox.put(self._go_on)
 
     def _give(self, message: bytes) -> None:
-        """Give a worker's record to the logger of its name."""
-        import logging
+        give(message, self._engine.name)
 
-        flags, slot, task, fields = marshal.loads(message)
-        if flags & forwarding.LOST:
-            _tell_lost(self._engine.name, slot, fields[""])
-            return
-        record = logging.LogRecord.__new__(logging.LogRecord)
-        told = record.__dict__
-        told.update(pool=self._engine.name, slot=slot, task=task)
-        told.update(fields)  # what the program says of a record counts more
-        for name, value in fields.items():
-            if type(value) is tuple:
-                told[name] = _rebuilt(name, value[0])
-        give_record(record, flags)
+
+def give(message: bytes, pool: str, node: str | None = None) -> None:
+    """Give a worker's record to the logger of its name."""
+    import logging
+
+    flags, slot, task, fields = marshal.loads(message)
+    if flags & forwarding.LOST:
+        _tell_lost(pool, slot, fields[""], node)
+        return
+    record = logging.LogRecord.__new__(logging.LogRecord)
+    told = record.__dict__
+    told.update(pool=pool, node=node, slot=slot, task=task)
+    told.update(fields)  # what the program says of a record counts more
+    for name, value in fields.items():
+        if type(value) is tuple:
+            told[name] = _rebuilt(name, value[0])
+    give_record(record, flags)
 
 
 def give_record(record: logging.LogRecord, flags: int) -> None:
@@ -269,7 +302,7 @@ def _print_as_basic(record: logging.LogRecord) -> None:
     handler.handle(record)
 
 
-def _tell_lost(pool: str, slot: int, count: int) -> None:
+def _tell_lost(pool: str, slot: int, count: int, node: str | None) -> None:
     import logging
 
     logging.getLogger("glasspool.logs").warning(
@@ -279,7 +312,14 @@ def _tell_lost(pool: str, slot: int, count: int) -> None:
         slot,
         pool,
         forwarding.PATIENCE_S,
-        extra={"event": "logs.lost", "pool": pool, "slot": slot, "task": None, "count": count},
+        extra={
+            "event": "logs.lost",
+            "pool": pool,
+            "node": node,
+            "slot": slot,
+            "task": None,
+            "count": count,
+        },
     )
 
 

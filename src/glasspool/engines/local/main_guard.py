@@ -31,31 +31,42 @@ class MarkedName(str):
     """The name of a process that arrives as a plain string, and leaves a mark in ``sys`` on its way.
 
     If the program comes from standard input, it also has the process believe that it has imported it:
-    ``multiprocessing`` would look for a file ``<stdin>``.
+    ``multiprocessing`` would look for a file ``<stdin>``. So it does where the process is not to import the
+    main module, as that is not the program's (``imports_main``).
     """
 
-    __slots__ = ("_name",)
+    __slots__ = ("_imports_main", "_name")
     _name: str  # which may do something on its way, too
+    _imports_main: bool
 
-    def __new__(cls, name: str) -> MarkedName:
+    def __new__(cls, name: str, imports_main: bool = True) -> MarkedName:
         """Make the name of one."""
         self = super().__new__(cls, name)
         self._name = name
+        self._imports_main = imports_main
         return self
 
     def __reduce__(self) -> Any:
-        return operator.itemgetter(0), ((self._name, _Mark()),)
+        return operator.itemgetter(0), ((self._name, _Mark(self._imports_main)),)
 
 
 class _Mark:
     """What leaves the mark where it is unpickled, by builtins alone: ours may not be found there yet."""
 
+    def __init__(self, imports_main: bool) -> None:
+        self._imports_main = imports_main
+
     def __reduce__(self) -> Any:
         mark = f"setattr(__import__('sys'), {_MARK!r}, True)"
-        path = getattr(sys.modules.get("__main__"), "__file__", None)
-        if path is not None and interactive.is_no_file(path):
+        main = sys.modules.get("__main__")
+        path = getattr(main, "__file__", None)
+        if path is not None and not (self._imports_main and not interactive.is_no_file(path)):
             path = os.path.normpath(os.path.join(mp_process.ORIGINAL_DIR or "", path))  # type: ignore[attr-defined]
             mark += f", setattr(__import__('sys').modules['__main__'], '__file__', {path!r})"
+        name = getattr(getattr(main, "__spec__", None), "name", None)
+        if name is not None and not self._imports_main:
+            spec = f"type(__import__('sys').implementation)(name={name!r})"
+            mark += f", setattr(__import__('sys').modules['__main__'], '__spec__', {spec})"
         return eval, (mark,)
 
 

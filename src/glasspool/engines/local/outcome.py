@@ -56,6 +56,12 @@ class Segment:
             memories = payload.view_segments(head, [self.fd], self._claim)
         return payload.load_memories(head, memories)
 
+    def memories(self) -> list[payload.Memory]:
+        """Return the memory that it lies in, for somebody who takes it on."""
+        if self._memory is not None:
+            return self._memory
+        return payload.view_segments(payload.read_head(self.head), [self.fd], self._claim)
+
     def raw(self) -> bytes:
         """Return the first part as it is."""
         if self._memory is not None:
@@ -123,13 +129,13 @@ def text_of(body: bytes) -> str:
 
 def _exception(kind: int, body: bytes | Segment) -> BaseException:
     packed = body.raw() if isinstance(body, Segment) else body
-    name, message, story, pickled, why, unloadable, *_ = pickle.loads(packed)
+    name, message, story, pickled, why, unloadable, _, _, where = pickle.loads(packed)
     if unloadable:
         return SerializationError(
             f"{name}: {message}",
             "the task",
-            f"the function or its arguments could not be rebuilt in the worker: {name}: {message}\n"
-            f"{_advice(message, 'worker')}The worker's traceback:\n{story}",
+            f"the function or its arguments could not be rebuilt in the {where}: {name}: {message}\n"
+            f"{_advice(message, where)}The worker's traceback:\n{story}",
         )
     original: BaseException | None = None
     if pickled is not None:

@@ -115,6 +115,26 @@ class Parcel:
             # Copied: some are views of the user's own memory, which may change.
             self._parts = [(at, memoryview(bytes(part))) for at, part in self._parts]
 
+    @classmethod
+    def of_memory(cls, head: bytes, own: memoryview | Hold | None, shared: list[Hold]) -> Parcel:
+        """Make one of what came from another machine: the head, our own segment, shared ones.
+
+        Raises:
+            OSError: There is no room for our own segment.
+        """
+        made = cls.__new__(cls)
+        made._own = own if isinstance(own, Hold) else None
+        made.shared = shared
+        made._sends = 0
+        made.is_gone = False
+        made._parts = [(0, own)] if isinstance(own, memoryview) else []
+        made._end = own.nbytes if isinstance(own, memoryview) else 0
+        made.size = sum(part_lengths(head))
+        made.head = head
+        if made._parts:
+            made._is_opened()
+        return made
+
     def _place(self, pieces: list[Any]) -> None:
         """Say where in our own segment the next part lies; its pieces are not joined."""
         at = _aligned(self._end)
@@ -149,6 +169,17 @@ class Parcel:
         self.open()
         own = () if self._own is None else (self._own.segment.fd,)
         return (*own, *(hold.segment.fd for hold in self.shared))
+
+    @property
+    def own(self) -> Hold:
+        """The use of our own segment, which the parcel keeps.
+
+        Raises:
+            ValueError: It has none.
+        """
+        if self._own is None:
+            raise ValueError("the parcel has no segment of its own")
+        return self._own
 
     def hand_over(self) -> tuple[int, ...]:
         """Return the descriptors, for one receiver more to map them.

@@ -56,6 +56,7 @@ class Recipe:
         black: BlackBoxes,
         finalizer: Callable[[], object] | None,
         outfit: Outfit,
+        imports_main: bool = True,
     ) -> None:
         self.context = context
         self.start_method: str = str(context.get_start_method())
@@ -66,6 +67,7 @@ class Recipe:
         self.initargs = initargs
         self.finalizer = finalizer
         self.outfit = outfit
+        self.imports_main = imports_main  # workers that are started anew have the program's
         # Whether what workers start with may have to be.
         self.by_value: bool = bool(interactive.known)
         self._make_process = make_process
@@ -157,7 +159,7 @@ class ContextStarter:
         self.nanny: Nanny | None = None
 
         if recipe.start_method == "forkserver":
-            _start_fork_server()
+            _start_fork_server(recipe.imports_main)
 
     def start_nanny(self) -> None:
         """Start the nanny, if it is not there; after the first workers, which are in a hurry.
@@ -180,7 +182,9 @@ class ContextStarter:
         made = self._recipe.process(end, setup._replace(born_ns=time.monotonic_ns(), env=()))
         name = made.name
         _check_descriptors(end.fileno())
-        made.name = main_guard.MarkedName(environment.Carrier(name, setup.env))
+        made.name = main_guard.MarkedName(
+            environment.Carrier(name, setup.env), self._recipe.imports_main
+        )
         try:
             made._popen = made._Popen(made)  # type: ignore[attr-defined]
         except (pickle.PicklingError, AttributeError, TypeError) as error:
@@ -231,17 +235,19 @@ def _check_descriptors(fd: int) -> None:
         channel.close_fds(taken)
 
 
-def _start_fork_server() -> None:
+def _start_fork_server(imports_main: bool) -> None:
     """Start multiprocessing's fork server, if it does not run, with our modules loaded in it.
 
-    So each of its children need not load them anew. Its list of modules is left as it was.
+    Also the program's, if workers are to have it, and what the program chose. So each of its children need
+    not load them anew. Its list of modules is left as it was.
     """
     from multiprocessing import forkserver
 
     server: Any = forkserver._forkserver
     chosen = getattr(server, "_preload_modules", None)
     if getattr(server, "_forkserver_pid", 0) is None and chosen is not None:
-        server._preload_modules = [*chosen, worker.__name__]
+        wanted = chosen if imports_main else [name for name in chosen if name != "__main__"]
+        server._preload_modules = [*wanted, worker.__name__]
         try:
             forkserver.ensure_running()
         finally:

@@ -45,6 +45,11 @@ class Round(Latch):
         self._asked: set[Worker] = set()  # those that are at it
         self._outcomes: dict[int, Outcome] = {}
 
+    @property
+    def outcomes(self) -> dict[int, Outcome]:
+        """What became of it, by slot (once it is turned); -1: no worker will make it."""
+        return self._outcomes
+
     def begin(self, slots: int) -> None:
         """Wait for so many slots (collector)."""
         self._missing = set(range(slots))
@@ -212,6 +217,10 @@ class Rounds:
         if chores is None or chores.hello is None or not chores.rounds:
             return None
         return f"{chores.rounds[0].known.name} (of run_on_all)"
+
+    def spare(self, number: int) -> None:
+        """Spare workers to come a round: it has failed in another machine's (an item)."""
+        self._rounds = [round_ for round_ in self._rounds if round_.number != number]
 
     def limit(self, slots: int) -> None:
         """Take note that there are fewer slots."""

@@ -26,6 +26,9 @@ _WORDS = 60
 Said: TypeAlias = "tuple[float, float | None]"
 """What a task says of itself by ``report_progress``."""
 
+Row: TypeAlias = "tuple[int, int, int, int, Said | None]"
+"""A running task: its number, its worker's slot, for how long (ns), items done, what it says."""
+
 
 def look(engine: LocalEngine, job: Any) -> Running:
     """Return how many tasks of a job run, how far they are inside, and which has run longest."""
@@ -33,6 +36,10 @@ def look(engine: LocalEngine, job: Any) -> Running:
         from glasspool.engines.threads import telling
 
         return telling.look(engine, job)  # type: ignore[arg-type]  # not a local one then
+    if engine.is_cluster:
+        from glasspool.engines.cluster import going
+
+        return going.look(engine, job)  # type: ignore[arg-type]  # not a local one then
     running, partial = 0, 0.0
     oldest: tuple[int, Worker, Task, int, Said | None] | None = None
     try:
@@ -49,6 +56,21 @@ def look(engine: LocalEngine, job: Any) -> Running:
     except ValueError:  # the pool has ended meanwhile, and its scoreboard with it
         return Running()
     return Running(running, partial, _slow(oldest) if oldest is not None else None)
+
+
+def rows(engine: LocalEngine) -> list[Row]:
+    """Return what runs at the moment, for somebody on another machine."""
+    found: list[Row] = []
+    board, now = engine.board, time.monotonic_ns()
+    try:
+        for worker in list(engine.collector.workers.values()):
+            for task, begun_ns in _current(board, worker):
+                said = board.progress(worker.record, task.seq)
+                item = _item(board, worker, task)
+                found.append((task.id, worker.slot, now - begun_ns, item, said))
+    except ValueError:  # the pool has ended meanwhile, and its scoreboard with it
+        return []
+    return found
 
 
 def _current(board: sb.Board, worker: Worker) -> list[tuple[Task, int]]:
@@ -82,11 +104,15 @@ def _item(board: sb.Board, worker: Worker, task: Task) -> int:
 
 def _slow(oldest: tuple[int, Worker, Task, int, Said | None]) -> Slow:
     begun_ns, worker, task, item, said = oldest
-    age_ns = time.monotonic_ns() - begun_ns
+    return slow(worker.slot, time.monotonic_ns() - begun_ns, task, item, said)
+
+
+def slow(slot: int, age_ns: int, task: Task, item: int, said: Said | None) -> Slow:
+    """Say which task has run longest, with its name if it has for long."""
     words = ""
     if age_ns >= WORTH_NAMING_NS:
         words = task.job.function_name(task) + (arguments.of_task(task, item) or "")
         words = words if len(words) <= _WORDS else f"{words[: _WORDS - 1]}…"
         if task.items > 1:
             words += f", item {item + 1} of {task.items}"
-    return Slow(worker.slot, age_ns / 1e9, words, *(said or ()))
+    return Slow(slot, age_ns / 1e9, words, *(said or ()))

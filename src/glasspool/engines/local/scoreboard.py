@@ -124,6 +124,10 @@ ITEM_MASK = (1 << 56) - 1
 DONE, FAILED, SKIPPED = 1, 2, 3
 
 
+ELSEWHERE = ("ray", "dask")
+"""Stands in place of a start method: the pool's workers are on a cluster, and have no records here."""
+
+
 class BadBoard(Exception):
     """The file is not a scoreboard that can be read: ``reason`` says why, in a few words."""
 
@@ -873,13 +877,14 @@ def _read_header(path: str, memory: mmap.mmap) -> Header:
         raise BadBoard(path, f"of another version ({magic[7]}, this is {MAGIC[7]})")
     if not 0 < pid < 1 << 31:
         raise BadBoard(path, f"damaged: no process can have the number {pid}")
-    fits = 0 < size <= capacity and 0 < records <= capacity
-    if not fits or len(memory) != RECORDS_AT + capacity * (RECORD_BYTES + lanes * LANE_BYTES):
-        raise BadBoard(path, "damaged: its size does not fit its header")
     texts = {
         field: _text(memory[TEXT_AT + i * _TEXT_BYTES : TEXT_AT + (i + 1) * _TEXT_BYTES])
         for i, field in enumerate(_TEXTS)
     }
+    fits = 0 < size <= capacity or texts["start_method"] in ELSEWHERE
+    fits = fits and 0 < records <= capacity
+    if not fits or len(memory) != RECORDS_AT + capacity * (RECORD_BYTES + lanes * LANE_BYTES):
+        raise BadBoard(path, "damaged: its size does not fit its header")
     return Header(pid, ticks, size, records, made_ns, **texts, capacity=capacity, lanes=lanes)
 
 

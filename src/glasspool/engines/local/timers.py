@@ -26,6 +26,11 @@ class Timers:
         return max(0.0, self._due[0][0] - time.monotonic())
 
     def run_due(self) -> None:
-        """Make the calls that are due."""
-        while self._due and self._due[0][0] <= time.monotonic():
+        """Make the calls that are due now.
+
+        What becomes due meanwhile has its turn after the loop's other work: calls that take longer than the
+        delay after which they want to be made again would else be all that it ever does.
+        """
+        now = time.monotonic()
+        while self._due and self._due[0][0] <= now:
             heapq.heappop(self._due)[2]()

@@ -48,7 +48,7 @@ from glasspool.engines.local import (
 from glasspool.engines.local import scoreboard as sb
 from glasspool.engines.local.blackbox import BlackBoxes
 from glasspool.engines.local.outbox import Outbox, Outboxes
-from glasspool.engines.local.outfit import Outfit
+from glasspool.engines.local.outfit import Outfit, whereabouts
 from glasspool.engines.local.waiting import TRY_NS
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ class WorkerInfo(NamedTuple):
     ``slot`` is kept by the replacement of a worker, ``generation`` counts these. ``task`` is the number
     of the task in its pool and ``attempt`` the how-manieth time it runs, from 1; both are None when no
     task runs (in the initializer). What had been sent to a worker that died, and had not begun, is no
-    attempt.
+    attempt. ``node`` is the node of a cluster, on which slots are counted; None on one machine.
     """
 
     pool: str
@@ -108,6 +108,7 @@ class WorkerInfo(NamedTuple):
     task: int | None
     attempt: int | None
     function: str | None
+    node: str | None = None
 
 
 _here: Worker | None = None
@@ -153,7 +154,10 @@ def main(
     kernel.name_this_thread(f"gp{setup.number} w{setup.slot:02d} {duty}")
     if isinstance(board, str):
         board = sb.Board.attach(board)
+    if outfit.pool is not None:
+        setup = setup._replace(pool=outfit.pool)
     worker = _new_worker(end, board, boxes, setup)
+    worker.node = outfit.node
     _here = progress.here = worker
     recorder.install(
         black,
@@ -185,6 +189,7 @@ class Worker:
     """The loop of a worker and what it owns."""
 
     lock: AbstractContextManager[object] = contextlib.nullcontext()  # nobody else is here
+    node: str | None = None
 
     def __init__(self, end: socket.socket, board: sb.Board, boxes: Outboxes, setup: Setup) -> None:
         self.pid: int = os.getpid()
@@ -267,6 +272,7 @@ class Worker:
             task=task[0] if task else None,
             attempt=self._attempt if task else None,
             function=task[1] if task else None,
+            node=self.node,
         )
 
     # Life ---------------------------------------------------------------------------------------
@@ -974,7 +980,10 @@ def _error_body(
         why = f"{failure!r:.500}\n{_where(error, 'the exception', by_value)}".rstrip()
     names = () if unloadable else tuple(class_name(cls) for cls in type(error).__mro__)
     name = type(error).__qualname__
-    return payload.dump_plain((name, _text_of(error), story, pickled, why, unloadable, names, item))
+    where = whereabouts()
+    return payload.dump_plain(
+        (name, _text_of(error), story, pickled, why, unloadable, names, item, where)
+    )
 
 
 class _Wrapped:

@@ -80,6 +80,7 @@ class Worker:
     """
 
     lane = 0
+    node: str | None = None  # this machine
     thread_name = "MainThread"
     runs_in_main = True
     """Of the thread that runs its tasks: a ``LaneRef`` has its own."""

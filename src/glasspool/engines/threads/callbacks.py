@@ -9,6 +9,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 from glasspool.engines.local import kernel
@@ -23,8 +24,9 @@ _END = object()
 class Callbacks:
     """The jobs that are ready when their callbacks have run."""
 
-    def __init__(self, name: str, os_name: str) -> None:
+    def __init__(self, name: str, os_name: str, call: Callable[[Any], None] | None = None) -> None:
         self._name = name
+        self._call = call  # how a job's callback is run, if not by itself
         self._os_name = os_name
         self._jobs: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._starting = threading.Lock()
@@ -87,7 +89,10 @@ class Callbacks:
             self.since = time.monotonic()
             self.running = job
             try:
-                job.run_callback()
+                if self._call is None:
+                    job.run_callback()
+                else:
+                    self._call(job)
             finally:
                 self.running = None
                 self.owed.pop(job, None)

@@ -28,6 +28,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from glasspool.engines.base import ON_THREADS, Capabilities
 from glasspool.engines.local import scoreboard as sb
 from glasspool.engines.local.payload import callable_name
 from glasspool.engines.threads.callbacks import Callbacks
@@ -70,6 +71,7 @@ class _NoStall:
 class ThreadEngine:
     """A thread pool without its user interface."""
 
+    can: Capabilities = ON_THREADS
     is_threads = True
     journal = None
     ledger = None

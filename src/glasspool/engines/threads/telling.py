@@ -14,20 +14,19 @@ from glasspool.engines.threads.runner import BUSY, IDLE, INITIALIZING, STARTING,
 from glasspool.ledger import OPEN
 from glasspool.progress import Running, Slow
 from glasspool.results import _wall, _word_for
-from glasspool.snapshot import TaskInfo, ThreadRef
+from glasspool.snapshot import HANDLER_ROLES, TaskInfo, ThreadRef
 
 if TYPE_CHECKING:
     from glasspool.engines.threads.engine import ThreadEngine
     from glasspool.undone import Undone
 
-HANDLER_ROLES = ("worker-handler", "task-handler", "result-handler")
 _WORDS = 60
 
 
 def task_info(task: Any, runner: Runner | None = None) -> TaskInfo:
     """Put together what is known of one task; ``runner`` runs it now."""
     has_ended = task.ended_as != OPEN
-    begun, ended, size = 0, 0, None
+    begun = ended = 0
     if has_ended:
         runner, begun, ended = task.worker, task.begun_ns, task.ended_ns
         state = "done" if task.ended_as == VALUE else _word_for(task.outcome[1])
@@ -51,8 +50,6 @@ def task_info(task: Any, runner: Runner | None = None) -> TaskInfo:
         ended_at=_wall(ended) if ended else None,
         queue_wait_s=(begun - task.submitted_ns) / 1e9 if begun else None,
         run_s=(ended - begun) / 1e9 if ended else None,
-        argument_bytes=size,
-        result_bytes=size,
     )
 
 

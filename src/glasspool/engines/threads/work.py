@@ -12,20 +12,19 @@ from __future__ import annotations
 from _thread import allocate_lock
 from collections.abc import Callable
 from itertools import starmap
-from time import monotonic_ns
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from glasspool import batching
 from glasspool.engines.local import wire
 from glasspool.engines.local.outcome import VALUE
 from glasspool.engines.local.payload import callable_name
-from glasspool.ledger import ENDED, OPEN, WAITING, Part
+from glasspool.ledger import ENDED, OPEN, Part
 from glasspool.results import TASK_BYTES, AsyncResult, IMapJob, MapResult
 
 if TYPE_CHECKING:
     from glasspool.engines.local.outcome import Outcome
     from glasspool.engines.threads.engine import ThreadEngine
-    from glasspool.ledger import Held, Task
+    from glasspool.ledger import Task
     from glasspool.options import Policy
     from glasspool.pool import Pool
     from glasspool.snapshot import TaskInfo
@@ -58,7 +57,6 @@ class ThreadResult(AsyncResult[T]):
 
     _engine: ThreadEngine  # type: ignore[assignment]  # it has what a result needs of one
 
-    # In one row, as in the base: this runs for each call.
     def __init__(
         self,
         pool: Pool,
@@ -70,31 +68,8 @@ class ThreadResult(AsyncResult[T]):
         kwds: Any,
         policy: Policy | None,
     ) -> None:
-        self._is_set = False
-        self._waiters = None
-        self._pool = pool
-        self._engine = engine
-        self._callback = callback
-        self._error_callback = error_callback
-        self._callback_error = None
-        self._function = None
-        self.id: int = engine.next_id()
-        self.call = 0
-        self.kind = APPLY
-        self.payload: Any = (func, (args, kwds))
-        self.weight = 0
-        self.submitted_ns: int = monotonic_ns()
-        self.attempts = 0
-        self.seq = -1
-        self.holder: Held | None = None
-        self.state = WAITING
-        self.ended_as = OPEN
-        self.outcome: Any = None
-        self.worker: Any = None
-        self.begun_ns = 0
-        self.ended_ns = 0
-        self.policy = policy
-        self.retried_ns = 0
+        call = (func, (args, kwds))
+        super().__init__(pool, engine, callback, error_callback, 0, APPLY, call, 0, policy)  # type: ignore[arg-type]
         self.token: list[None] = [_TOKEN]
 
     def function_name(self, task: Task) -> str:
@@ -125,7 +100,6 @@ class ThreadPart(Part):
 
     owner: ThreadMapResult[Any] | ThreadIMapJob
 
-    # In one row, too.
     def __init__(
         self,
         id: int,
@@ -137,21 +111,7 @@ class ThreadPart(Part):
         policy: Policy | None,
         now_ns: int,
     ) -> None:
-        self.id = id
-        self.owner = owner
-        self.index = index
-        self.items = items
-        self.call = 0
-        self.kind = kind
-        self.payload: Any = payload
-        self.weight = 0
-        self.submitted_ns = now_ns
-        self.policy = policy
-        self.attempts = 0
-        self.retried_ns = 0
-        self.holder: Held | None = None
-        self.state = WAITING
-        self.ended_as = OPEN
+        super().__init__(id, owner, index, items, 0, kind, payload, 0, now_ns, policy)
         self.token: list[None] = [_TOKEN]
 
     def keep_name(self) -> None:

@@ -153,13 +153,17 @@ def _with_our_pools(
     series = Series(tuple(looks))
     is_long = series.window_s >= long_s
     theirs = own_verdicts.without_ours(judgement.findings, after)
+    on_cluster = any(pool.engine != "local" for pool in after.pools)
+    if on_cluster:  # what else the program has started, such as the cluster itself, is no pool's
+        theirs = tuple(finding for finding in theirs if finding.pid in (None, judgement.pid))
     own = own_verdicts.judge(before, after, series, is_long=is_long, line_of=linecache.getline)
     told = own_verdicts.progress(
         before, after, max(series.window_s, after.taken_at - before.taken_at)
     )
     judgement = with_findings(judgement, (*theirs, *own))
-    progress = told if not series.crews else {**judgement.progress, "glasspool": told}
-    if not judgement.findings and not series.crews:
+    crews = () if on_cluster else series.crews
+    progress = told if not crews else {**judgement.progress, "glasspool": told}
+    if not judgement.findings and not crews:
         sentence = own_verdicts.fine(told, after.taken_at - before.taken_at)
         judgement = replace(judgement, sentence=sentence, pending=())
     return replace(judgement, progress=progress, has_pool=True)

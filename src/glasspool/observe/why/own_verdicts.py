@@ -75,6 +75,8 @@ def without_ours(findings: Iterable[Finding], after: Snapshot) -> tuple[Finding,
     busy, ours = set(), set()
     for pool in after.pools:
         for process in pool.processes:
+            if process.node is not None:
+                continue  # the sights are of this machine
             if process.role != "parent":
                 ours.add(process.pid)
             if process.role == "worker" and process.state not in ("idle", "starting", "leaving"):

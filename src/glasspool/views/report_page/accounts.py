@@ -132,6 +132,8 @@ def _bar(one: WorkerAccount, all_of_them: Sequence[WorkerAccount]) -> str:
 
 def _label(one: WorkerAccount) -> str:
     place = one.name if one.slot is None else str(one.slot)
+    if one.node:
+        place = f"{one.node} {place}"
     return f"{place}.{one.generation + 1}" if one.generation else place
 
 

@@ -31,12 +31,14 @@ LIVES = 2000
 LEVELS = 8
 _UNIT = 16
 _THIN = 5
+_NODE_MOST = 24
 
 
 @dataclass(slots=True)
 class _Row:
     """A lane of a slot: what is drawn alone, and what is drawn together, by colour."""
 
+    node: str
     slot: int
     lane: int
     alone: list[TaskRecord] = field(default_factory=list)
@@ -72,8 +74,9 @@ class _Chart:
         self.colours = colours
         self.begun = recording.begun_ns
         self.span = max(1, recording.ended_ns - recording.begun_ns)
-        places = {(task.slot or 0, task.lane) for task in tasks}
-        places |= {(life.slot, 0) for life in recording.workers}
+        # Slots count from 0 on each node of a cluster.
+        places = {(task.node or "", task.slot or 0, task.lane) for task in tasks}
+        places |= {(life.node or "", life.slot, 0) for life in recording.workers}
         self.rows = {place: _Row(*place) for place in sorted(places)}
         self.columns = max(40, min(MOST_COLUMNS, CELLS // len(self.rows)))
         self.merges = False
@@ -89,7 +92,7 @@ class _Chart:
         return least if len(longest) <= ALONE else longest[-1] + 1
 
     def _place(self, task: TaskRecord) -> None:
-        row = self.rows[task.slot or 0, task.lane]
+        row = self.rows[task.node or "", task.slot or 0, task.lane]
         if _lasted(task) >= self._least_ns:
             row.alone.append(task)
             return
@@ -143,16 +146,21 @@ class _Chart:
     def _labels(self, pixels: int) -> str:
         every = 1 if pixels >= 11 else 10
         lanes = any(row.lane for row in self.rows.values())
-        told = []
+        told, node = [], ""
         for at, row in enumerate(self.rows.values()):
             name = f"{row.slot}.{row.lane}" if lanes else str(row.slot)
+            if row.node and (at == 0 or node != row.node):
+                name = f"{esc(cut(row.node, _NODE_MOST))} {name}"
+            node = row.node
             told.append(name if at % every == 0 else "")
         return "".join(f'<span style="height:{pixels}px">{name}</span>' for name in told)
 
     def _lives(self) -> str:
         order = {place: at * _UNIT for at, place in enumerate(self.rows)}
         lives = self.recording.workers
-        return "".join(self._life(life, order[life.slot, 0]) for life in lives[:LIVES])
+        return "".join(
+            self._life(life, order[life.node or "", life.slot, 0]) for life in lives[:LIVES]
+        )
 
     def _life(self, life: WorkerLife, top: int) -> str:
         begun = self.begun if life.started_ns is None else life.started_ns
@@ -160,11 +168,11 @@ class _Chart:
         told = self._rect("g-life", begun, ended, top + 1, _UNIT - 2, _life_words(life))
         if life.started_ns is not None and life.time is not None and life.time.start_s > 0:
             ready = life.started_ns + int(life.time.start_s * 1e9)
-            words = f"worker {life.slot} (pid {life.pid}): start, {how_long(life.time.start_s)}"
+            words = f"{_worker(life)}: start, {how_long(life.time.start_s)}"
             told += self._rect("t-start", life.started_ns, ready, top + _THIN, _THIN, words)
         if life.initializer_begun_ns is not None and life.initializer_ended_ns is not None:
             lasted = (life.initializer_ended_ns - life.initializer_begun_ns) / 1e9
-            words = f"worker {life.slot} (pid {life.pid}): initializer, {how_long(lasted)}"
+            words = f"{_worker(life)}: initializer, {how_long(lasted)}"
             told += self._rect(
                 "t-initializer",
                 life.initializer_begun_ns,
@@ -204,7 +212,7 @@ class _Chart:
         open_tasks = running(self.recording.picture)
         over = {task.task for task in self.recording.tasks if task.task in open_tasks}
         for number, task in open_tasks.items():
-            top = tops.get((-1 if task.slot is None else task.slot, 0))
+            top = tops.get((task.node or "", -1 if task.slot is None else task.slot, 0))
             if top is None or task.begun_at is None or number in over:
                 continue
             begun = int(task.begun_at * 1e9) - self.recording.wall_ns
@@ -253,8 +261,12 @@ def _lasted(task: TaskRecord) -> int:
     return 0 if end is None or task.begun_ns is None else end - task.begun_ns
 
 
+def _worker(one: WorkerLife | TaskRecord) -> str:
+    return f"worker {one.slot} (pid {one.pid})" + (f" on {one.node}" if one.node else "")
+
+
 def _life_words(life: WorkerLife) -> str:
-    told = f"worker {life.slot} (pid {life.pid})"
+    told = _worker(life)
     if life.generation:
         told += f", no. {life.generation + 1} at this place"
     if life.ended_as:
@@ -279,5 +291,5 @@ def story(task: TaskRecord) -> str:
         told.append(task.status)
     if task.attempts > 1:
         told.append(f"attempt {task.attempts}")
-    told.append(f"worker {task.slot} (pid {task.pid})")
+    told.append(_worker(task))
     return ", ".join(told)

@@ -339,6 +339,7 @@ def _plain(case: Case) -> dict[str, Any]:
             {
                 "slot": one.slot,
                 "pid": one.pid,
+                **({} if one.node is None else {"node": one.node}),
                 "generation": one.generation,
                 "tasks": one.tasks,
                 **{part: getattr(one.time, part) for part in PARTS},

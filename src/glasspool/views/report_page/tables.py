@@ -85,9 +85,14 @@ def _open_row(task: TaskInfo) -> list[Cell]:
         text(task.state),
         _call(task.function, task.arguments),
         number(f"{task.items:,}", task.items),
-        number("" if task.slot is None else str(task.slot), task.slot),
+        number(_place(task), task.slot),
         number(duration(runs_s), runs_s),
     ]
+
+
+def _place(task: TaskInfo) -> str:
+    slot = "" if task.slot is None else str(task.slot)
+    return f"{slot} on {task.node}".strip() if task.node else slot
 
 
 def _tasks(tasks: Sequence[TaskRecord], recording: Recording) -> str:
@@ -135,7 +140,8 @@ def _worker(task: TaskRecord) -> Cell:
     if task.slot is None and task.pid is None:
         return number("–", -1.0)
     place = "?" if task.slot is None else str(task.slot)
-    return number(place if task.pid is None else f"{place} (pid {task.pid})", task.slot)
+    where = place if task.pid is None else f"{place} (pid {task.pid})"
+    return number(f"{where} on {task.node}" if task.node else where, task.slot)
 
 
 # Deaths -------------------------------------------------------------------------------------------
@@ -209,6 +215,8 @@ def _process_row(process: ProcessInfo) -> list[Cell]:
             name += f" (no. {process.generation + 1})"
     elif process.name and process.name != process.role:
         name = f"{process.role} {process.name}"
+    if process.node:
+        name += f" on {process.node}"
     state = process.state
     if process.exitcode is not None:
         state = (

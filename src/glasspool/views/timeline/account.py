@@ -38,8 +38,10 @@ class Summary:
 
 def summary(recordings: Sequence[Recording]) -> Summary:
     """Count what is in some recordings."""
-    workers = {(r.pool, life.pid) for r in recordings for life in r.workers}
-    workers.update((r.pool, task.pid) for r in recordings for task in r.tasks if task.pid)
+    workers = {(r.pool, life.node, life.pid) for r in recordings for life in r.workers}
+    workers.update(
+        (r.pool, task.node, task.pid) for r in recordings for task in r.tasks if task.pid
+    )
     begun = min((r.begun_ns for r in recordings), default=0)
     ended = max((r.ended_ns for r in recordings), default=0)
     return Summary(

@@ -64,6 +64,8 @@ class PoolTrack:
         # A death of before the recording would stretch the picture.
         at_ns = min(max(at_ns, self._recording.begun_ns), self._recording.ended_ns)
         name = f"worker {death.slot} ({death.pid}) {death.cause}"
+        if death.node is not None:
+            name = f"{death.node}: {death.cause if death.whole_node else name}"
         self._encoder.instant(self.track, at_ns, name, "death", certificate(death))
 
     # Lanes --------------------------------------------------------------------------------------
@@ -216,7 +218,7 @@ class PoolTrack:
                 info = thread.task
                 if info is None or info.begun_at is None or info.id in ended:
                     continue
-                yield replace(info, pid=process.pid)
+                yield replace(info, pid=process.pid, node=process.node)
 
     def _just_ended(self) -> set[int | None]:
         """Return the tasks that ended last: the picture was taken a moment before or after."""
@@ -252,6 +254,11 @@ def _about(recording: Recording) -> Iterator[tuple[str, Value]]:
     if picture is not None:
         yield from _known(size=picture.size, start_method=picture.start_method)
         yield from _known(made_at=picture.made_at, initializer=picture.initializer)
+        for node in picture.nodes:
+            if node.clock_offset_s is not None and node.clock_error_s is not None:
+                off_ms, wrong_ms = node.clock_offset_s * 1e3, node.clock_error_s * 1e3
+                words = f"set right by {off_ms:+.3f} ms, wrong by {wrong_ms:.3f} ms at most"
+                yield f"clock of {node.name}", words
     for number, note in enumerate(recording.notes, 1):
         yield f"note {number}", note
 

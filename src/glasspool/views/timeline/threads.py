@@ -49,23 +49,25 @@ class Threads:
 
     def workers(self) -> Iterator[None]:
         """Write the life of each worker: its start, the initializer, its tasks, its end."""
-        lives = {life.pid: life for life in self._recording.workers}
-        by_worker: dict[int, dict[int, list[TaskRecord]]] = {pid: {} for pid in lives}
+        lives = {_where(life): life for life in self._recording.workers}
+        by_worker: dict[_Where, dict[int, list[TaskRecord]]] = {where: {} for where in lives}
         for task in self._recording.tasks:
             if task.pid is not None and task.begun_ns is not None:
-                lanes = by_worker.setdefault(task.pid, {})
+                lanes = by_worker.setdefault(_where(task), {})
                 lanes.setdefault(task.lane, []).append(task)
         running = self._running()
-        deaths = {death.pid: death for death in self._recording.deaths}
-        for pid, lanes in sorted(by_worker.items(), key=lambda one: _slot(one[1], lives, one[0])):
-            life = lives.get(pid) or _life_of(pid, lanes)
+        deaths = {_where(death): death for death in self._recording.deaths}
+        for worker, lanes in sorted(
+            by_worker.items(), key=lambda one: _slot(one[1], lives, one[0])
+        ):
+            life = lives.get(worker) or _life_of(worker, lanes)
             track = self._tracks.worker(life)
             cursor = self._beginning(life, track)
             for lane, tasks in sorted(lanes.items()):
                 where = track if lane == 0 else self._tracks.below(track, f"lane {lane}", rank=lane)
                 yield from self._tasks(where, tasks, cursor if lane == 0 else 0)
-            self._still_running(track, running.get(pid, ()))
-            self._ending(life, track, deaths.get(pid))
+            self._still_running(track, running.get(worker, ()))
+            self._ending(life, track, deaths.get(worker))
             yield
 
     def _beginning(self, life: WorkerLife, track: int) -> int:
@@ -136,10 +138,10 @@ class Threads:
             encoder.end(track, ended)
         encoder.end(track, ended)
 
-    def _running(self) -> dict[int, list[TaskInfo]]:
-        found: dict[int, list[TaskInfo]] = {}
+    def _running(self) -> dict[_Where, list[TaskInfo]]:
+        found: dict[_Where, list[TaskInfo]] = {}
         for info in self._pool.running_tasks():
-            found.setdefault(info.pid or 0, []).append(info)
+            found.setdefault(_where(info), []).append(info)
         return found
 
     def _still_running(self, track: int, tasks: Iterable[TaskInfo]) -> None:
@@ -237,7 +239,7 @@ class Threads:
     def _result_handler(self) -> ThreadInfo | None:
         picture = self._recording.picture
         for thread in () if picture is None else picture.threads:
-            if thread.pid == self._recording.pid and "result-handler" in thread.roles:
+            if thread.node is None and "result-handler" in thread.roles:
                 return thread
         return None
 
@@ -252,6 +254,8 @@ def _of_task(task: TaskRecord) -> list[tuple[str, Value]]:
         told.append(("items", task.items))
     if task.arguments is not None:
         told.append(("arguments", task.arguments))
+    if task.node is not None:
+        told.append(("node", task.node))
     if task.attempts > 1:
         told.append(("attempts", task.attempts))
     if task.argument_bytes is not None:
@@ -264,20 +268,30 @@ def _of_task(task: TaskRecord) -> list[tuple[str, Value]]:
 
 
 def _of_life(life: WorkerLife) -> list[tuple[str, Value]]:
-    return [("slot", life.slot), ("generation", life.generation), ("pid", life.pid)]
+    told: list[tuple[str, Value]] = [("slot", life.slot), ("generation", life.generation)]
+    told.append(("pid", life.pid))
+    return told if life.node is None else [*told, ("node", life.node)]
 
 
-def _life_of(pid: int, lanes: dict[int, list[TaskRecord]]) -> WorkerLife:
+_Where = tuple[str, int]
+"""A worker: its node on a cluster, and its pid there."""
+
+
+def _where(one: WorkerLife | TaskRecord | DeathCertificate | TaskInfo) -> _Where:
+    return one.node or "", one.pid or 0
+
+
+def _life_of(worker: _Where, lanes: dict[int, list[TaskRecord]]) -> WorkerLife:
     """Make what is known of a worker of which only tasks are known."""
-    task = next(iter(lanes.values()))[0]
-    return WorkerLife(pid, task.slot or 0, task.generation, "", None, None)
+    task, (node, pid) = next(iter(lanes.values()))[0], worker
+    return WorkerLife(pid, task.slot or 0, task.generation, "", None, None, node=node or None)
 
 
 def _slot(
-    lanes: dict[int, list[TaskRecord]], lives: dict[int, WorkerLife], pid: int
-) -> tuple[int, int, int]:
-    life = lives.get(pid) or _life_of(pid, lanes)
-    return life.slot, life.generation, pid
+    lanes: dict[int, list[TaskRecord]], lives: dict[_Where, WorkerLife], worker: _Where
+) -> tuple[str, int, int, int]:
+    life = lives.get(worker) or _life_of(worker, lanes)
+    return worker[0], life.slot, life.generation, worker[1]
 
 
 def _last_of_jobs(tasks: Iterable[TaskRecord], jobs: Iterable[int | None]) -> dict[int, int]:

@@ -11,6 +11,12 @@ from glasspool.views.perfetto import BYTES, COUNT, Encoder
 
 _COMMAND_MOST = 80
 
+_NODE_RANKS = 10_000_000
+"""Workers of a node stand together: its first one so far below that of the node before."""
+
+_ABOVE_PIDS = 1 << 22
+"""Linux gives no higher numbers to processes."""
+
 
 class Tracks:
     """Gives out the tracks of one trace.
@@ -23,7 +29,9 @@ class Tracks:
     def __init__(self, encoder: Encoder, recordings: Iterable[Recording]) -> None:
         self._encoder = encoder
         self._numbers = itertools.count(1)
-        self._processes: dict[int, int] = {}
+        self._processes: dict[tuple[str, int], int] = {}
+        self._pids: dict[int, tuple[str, int]] = {}  # whose they are in the trace
+        self._nodes: dict[str, int] = {"": 0}
         self._threads: dict[tuple[int, int], int] = {}
         self._named = dict(_threads_by_name(recordings))
         self._programs = {r.pid: _program_name(r) for r in recordings}
@@ -34,9 +42,10 @@ class Tracks:
 
     def program(self, pid: int) -> int:
         """Return the track of a program."""
-        track = self._processes.get(pid)
+        track = self._processes.get(("", pid))
         if track is None:
-            track = self._processes[pid] = next(self._numbers)
+            track = self._processes["", pid] = next(self._numbers)
+            self._pids[pid] = ("", pid)
             self._encoder.process(track, pid, self._programs.get(pid) or "program", rank=0)
         return track
 
@@ -59,19 +68,30 @@ class Tracks:
 
     def worker(self, life: WorkerLife) -> int:
         """Return the track of a worker's main thread."""
-        native_id = life.native_id or life.pid
-        track = self._threads.get((life.pid, native_id))
+        pid = self._pid(life)
+        native_id = pid + (life.native_id or life.pid) - life.pid
+        track = self._threads.get((pid, native_id))
         if track is None:
-            if life.pid not in self._processes:
-                process = self._processes[life.pid] = next(self._numbers)
+            node = life.node or ""
+            if (node, life.pid) not in self._processes:
+                process = self._processes[node, life.pid] = next(self._numbers)
                 # Of a worker that has ended the roster may say only which slot it had.
                 own = "" if life.name == f"worker {life.slot}" else life.name
-                name = f"slot {life.slot:0{self._width}} {own}".rstrip()
-                rank = 1000 * (life.slot + 1) + life.generation
-                self._encoder.process(process, life.pid, name, rank=rank)
-            track = self._threads[life.pid, native_id] = next(self._numbers)
-            self._encoder.thread(track, life.pid, native_id, f"slot {life.slot} ({life.pid})")
+                name = f"{node} slot {life.slot:0{self._width}} {own}".strip()
+                at = self._nodes.setdefault(node, len(self._nodes))
+                rank = _NODE_RANKS * at + 1000 * (life.slot + 1) + life.generation
+                self._encoder.process(process, pid, name, rank=rank)
+            track = self._threads[pid, native_id] = next(self._numbers)
+            self._encoder.thread(track, pid, native_id, f"slot {life.slot} ({life.pid})")
         return track
+
+    def _pid(self, life: WorkerLife) -> int:
+        """Return the number of a worker in the trace: its pid, if no process of another node has it."""
+        owner = (life.node or "", life.pid)
+        pid = life.pid
+        while self._pids.setdefault(pid, owner) != owner:
+            pid += _ABOVE_PIDS
+        return pid
 
     def below(
         self, parent: int, name: str, *, rank: int = 0, about: str = "", lane: bool = False
@@ -93,7 +113,8 @@ class Tracks:
 
 def _parent_of(recording: Recording) -> ProcessInfo | None:
     processes = () if recording.picture is None else recording.picture.processes
-    return next((process for process in processes if process.pid == recording.pid), None)
+    here = (process for process in processes if process.node is None)
+    return next((process for process in here if process.pid == recording.pid), None)
 
 
 def _threads_by_name(recordings: Iterable[Recording]) -> Iterable[tuple[tuple[int, int], str]]:

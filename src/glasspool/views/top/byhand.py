@@ -23,7 +23,9 @@ class Control(Protocol):
     def cancel(self, pid: int, pool: str, task: int) -> Any:
         """Cancel a task."""
 
-    def restart(self, pid: int, pool: str, worker: int, *, at_once: bool) -> Any:
+    def restart(
+        self, pid: int, pool: str, worker: int, *, at_once: bool, node: str | None = None
+    ) -> Any:
         """Restart a worker."""
 
 
@@ -44,7 +46,8 @@ def begin(app: TopApp, control: Control, what: str, one: Watched, subject: Any) 
 
 def _worker(subject: Any, one: Watched) -> ProcessInfo | None:
     if isinstance(subject, ProcessInfo | ThreadInfo | TaskInfo):
-        return next((p for p in one.info.workers if p.pid == subject.pid), None)
+        place = subject.node, subject.pid
+        return next((p for p in one.info.workers if p.place == place), None)
     return None
 
 
@@ -87,7 +90,8 @@ def _restart(app: TopApp, control: Control, one: Watched, process: ProcessInfo) 
         now = app.session.pools.get(key, one)
         found = details.thread_of(process, now)
         stack = [] if found is None else details.of_thread(now, *found, width)
-        where = f"worker {process.slot} (pid {process.pid}) of {harmless(pool.name)}"
+        on = "" if process.node is None else f" on {harmless(process.node)}"
+        where = f"worker {process.slot}{on} (pid {process.pid}) of {harmless(pool.name)}"
         head = (Words(f"Restart {where}?", "strong"),)
         return [
             head,
@@ -100,7 +104,15 @@ def _restart(app: TopApp, control: Control, one: Watched, process: ProcessInfo) 
 
     def answered(answer: str | None) -> None:
         if answer in ("a", "k"):
-            app.do(lambda: control.restart(pool.pid, pool.name, process.pid, at_once=answer == "k"))
+            app.do(
+                lambda: control.restart(
+                    pool.pid,
+                    pool.name,
+                    process.pid,
+                    at_once=answer == "k",
+                    **({} if process.node is None else {"node": process.node}),
+                )
+            )
         else:
             app.say("nothing was restarted")
 

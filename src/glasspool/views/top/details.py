@@ -20,19 +20,22 @@ from glasspool.views.top.session import Watched
 
 _LABEL = 11
 
+Place = tuple[str | None, int]
+"""The node and the pid of a process."""
 
-def thread_of(subject: Any, one: Watched) -> tuple[int, int] | None:
+
+def thread_of(subject: Any, one: Watched) -> tuple[Place, int] | None:
     """Return the process and thread that a row leads to, None if it leads to none."""
     if isinstance(subject, ThreadInfo):
-        return subject.pid, subject.native_id
+        return (subject.node, subject.pid), subject.native_id
     if isinstance(subject, ProcessInfo):
         thread = model.task_thread(subject)
-        return None if thread is None else (subject.pid, thread.native_id)
+        return None if thread is None else (subject.place, thread.native_id)
     if isinstance(subject, TaskInfo) and subject.state == "running":
         for process in one.info.workers:
             for thread in process.threads:
                 if "task" in thread.roles and thread.task and thread.task.id == subject.id:
-                    return process.pid, thread.native_id
+                    return process.place, thread.native_id
     return None
 
 
@@ -42,7 +45,8 @@ def title(subject: Any) -> str:
         return f"thread {harmless(subject.name)} of {harmless(subject.process)}"
     if isinstance(subject, ProcessInfo):
         where = subject.role if subject.slot is None else f"worker {subject.slot}"
-        return f"{harmless(where)}, pid {subject.pid}"
+        on = "" if subject.node is None else f" on {harmless(subject.node)}"
+        return f"{harmless(where)}{on}, pid {subject.pid}"
     if isinstance(subject, TaskInfo):
         return f"task {'' if subject.id is None else subject.id}".strip()
     if isinstance(subject, TaskRecord):
@@ -52,15 +56,17 @@ def title(subject: Any) -> str:
     return "event"
 
 
-def of_thread(one: Watched, pid: int, tid: int, width: int) -> list[Line]:
+def of_thread(one: Watched, place: Place, tid: int, width: int) -> list[Line]:
     """Tell of a thread: who it is, what it does, and its stack, the most recent call first."""
-    process = next((p for p in one.info.processes if p.pid == pid), None)
-    thread = next((t for p in one.info.processes for t in p.threads if t.native_id == tid), None)
+    process = next((p for p in one.info.processes if p.place == place), None)
+    of_it = () if process is None else process.threads
+    thread = next((t for t in of_it if t.native_id == tid), None)
     if process is None or thread is None:
         return [(Words("This thread has ended, or its process has.", "bad"),)]
     found = [
         _fact("thread", f"{thread.name}, tid {tid}{', main' if thread.is_main else ''}"),
-        _fact("process", f"{_process(process)}, pid {pid}"),
+        _fact("process", f"{_process(process)}, pid {process.pid}"),
+        *([] if process.node is None else [_fact("node", harmless(process.node))]),
         _fact("roles", ", ".join(thread.roles)),
         _fact("state", _state(thread)),
     ]
@@ -163,7 +169,11 @@ def _of_record(record: TaskRecord) -> Iterator[Line]:
     yield _fact("function", record.function)
     if record.arguments:
         yield _fact("arguments", record.arguments)
-    yield _fact("worker", f"{record.slot} (pid {record.pid}, no. {record.generation + 1} there)")
+    on = "" if record.node is None else f" on {harmless(record.node)}"
+    there = f"{record.slot} (pid {record.pid}, no. {record.generation + 1} there){on}"
+    yield _fact("worker", there)
+    if record.submitted_ns is not None and record.begun_ns is not None:
+        yield _fact("waited", duration(max(0, record.begun_ns - record.submitted_ns) / 1e9))
     if record.begun_ns is not None and record.ended_ns is not None:
         yield _fact("ran", duration((record.ended_ns - record.begun_ns) / 1e9))
     if record.called_ns is not None and record.begun_ns is not None:

@@ -76,24 +76,25 @@ def _death(death: DeathCertificate, pool: PoolInfo, at: float) -> Event:
 
 
 def _workers(before: PoolInfo, now: PoolInfo, at: float) -> Iterator[Event]:
-    old = {process.pid: process for process in before.workers}
-    new = {process.pid: process for process in now.workers}
-    dead = {death.pid for death in now.deaths}
-    ended = {process.pid: process for process in now.ended}
-    for pid, process in old.items():
-        if pid not in new and pid not in dead:
-            yield Event(at, now.name, "worker", f"{_label(process)} {_how(ended.get(pid))}")
-    for pid, process in new.items():
-        if pid not in old:
+    old = {process.place: process for process in before.workers}
+    new = {process.place: process for process in now.workers}
+    dead = {(death.node, death.pid) for death in now.deaths}
+    ended = {process.place: process for process in now.ended}
+    for place, process in old.items():
+        if place not in new and place not in dead:
+            yield Event(at, now.name, "worker", f"{_label(process)} {_how(ended.get(place))}")
+    for place, process in new.items():
+        if place not in old:
             again = f" (no. {process.generation + 1} there)" if process.generation else ""
             yield Event(at, now.name, "worker", f"{_label(process)} has started{again}")
-        elif _fails(process) and not _fails(old[pid]):
+        elif _fails(process) and not _fails(old[place]):
             yield Event(at, now.name, "worker", f"{_label(process)}: its initializer failed")
 
 
 def _label(process: ProcessInfo) -> str:
     where = process.name if process.slot is None else f"worker {process.slot}"
-    return f"{where} (pid {process.pid})"
+    on = "" if process.node is None else f" on {process.node}"
+    return f"{where}{on} (pid {process.pid})"
 
 
 def _how(ended: ProcessInfo | None) -> str:

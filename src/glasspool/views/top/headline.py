@@ -58,6 +58,9 @@ def _identity(one: Watched, place: tuple[int, int], width: int) -> Line:
         harmless(pool.kind.rpartition(".")[2] if pool.kind.startswith("glasspool") else pool.kind)
     ]
     facts[0] = "" if facts[0] == "Pool" else facts[0]
+    if pool.engine != "local":
+        several = "" if len(pool.nodes) == 1 else "s"
+        facts.append(f"{harmless(pool.engine)}, {len(pool.nodes)} node{several}")
     if pool.start_method:
         facts.append(harmless(pool.start_method))
     facts.append(f"pid {pool.pid}")

@@ -16,7 +16,7 @@ WINDOW_S = 2.5
 
 _LEAST_S = 0.2
 
-Key = tuple[int, float | None]
+Key = tuple[str | None, int, float | None]
 _Sample = tuple[float, float | None, float | None]
 """When, processor seconds, busy seconds."""
 
@@ -48,7 +48,7 @@ class Meters:
                     busy_s = None
                 self._note(seen, key, taken_at, process.cpu_s, busy_s)
                 for thread in process.threads:
-                    self._note(seen, (thread.native_id, -1.0), taken_at, thread.cpu_s, None)
+                    self._note(seen, _key_of_thread(thread), taken_at, thread.cpu_s, None)
         self._samples, self._doing, self._now = seen, doing, taken_at
 
     def _seen_busy(self, process: ProcessInfo, taken_at: float) -> float:
@@ -86,7 +86,7 @@ class Meters:
         """Return the part of one processor that a thread used."""
         if thread.cpu_share is not None:
             return thread.cpu_share  # measured while the picture was taken
-        return self._share((thread.native_id, -1.0), 1)
+        return self._share(_key_of_thread(thread), 1)
 
     def busy(self, process: ProcessInfo) -> float | None:
         """Return the part of a worker's time that it spent in tasks, 0 to 1."""
@@ -113,7 +113,11 @@ class Meters:
 def key_of(process: ProcessInfo) -> Key:
     """Tell a process from a later one of the same number, where its start is known."""
     started = process.started_at
-    return process.pid, None if started is None else round(started)
+    return process.node, process.pid, None if started is None else round(started)
+
+
+def _key_of_thread(thread: ThreadInfo) -> Key:
+    return thread.node, thread.native_id, -1.0
 
 
 def _busy(process: ProcessInfo) -> float:

@@ -19,6 +19,7 @@ BAR = 5
 _ARGUMENTS_MOST = 400
 
 _WORKERS = (
+    Column("node", "NODE", rank=6, most=18),
     Column("slot", "#", right=True, most=5),
     Column("pid", "PID", right=True, most=8),
     Column("thread", "THREAD", rank=4, most=12),
@@ -88,9 +89,11 @@ def workers(session: Session, one: Watched) -> Table:
     ours = one.info.kind == "glasspool.Pool"
     rows = tuple(_worker(session, process) for process in one.info.workers)
     columns: tuple[Column, ...] = _WORKERS
+    dropped: tuple[str, ...] = () if one.info.nodes else ("node",)
     if not ours:  # what a pool of another library has done is nowhere to be read
         has_slots = any(process.slot is not None for process in one.info.workers)
-        dropped = ("done", "restarts") if has_slots else ("slot", "done", "restarts")
+        dropped += ("done", "restarts") if has_slots else ("slot", "done", "restarts")
+    if dropped:
         kept = [at for at, column in enumerate(columns) if column.key not in dropped]
         columns = tuple(columns[at] for at in kept)
         rows = tuple(
@@ -119,8 +122,9 @@ def _worker(session: Session, process: ProcessInfo) -> Row:
     cpu = session.meters.cpu(process)
     slot = process.slot
     return Row(
-        key=("worker", process.pid if slot is None else slot, process.generation),
+        key=("worker", process.node, process.pid if slot is None else slot, process.generation),
         cells=(
+            Cell(harmless(process.node or "")),
             Cell("" if slot is None else str(slot)),
             Cell(str(process.pid)),
             Cell("" if thread is None else _thread_name(thread)),
@@ -133,6 +137,7 @@ def _worker(session: Session, process: ProcessInfo) -> Row:
             Cell(str(process.generation)),
         ),
         values=(
+            process.node,
             slot,
             process.pid,
             "" if thread is None else thread.name,
@@ -242,6 +247,8 @@ def _process_row(session: Session, process: ProcessInfo, is_folded: bool) -> Row
     name = f"worker {process.slot}" if process.slot is not None else harmless(process.role)
     called = "" if process.name == process.role else harmless(process.name)
     many = f"({count} threads)" if is_folded and count > 1 else ""
+    if process.node is not None:
+        name = f"{name} on {harmless(process.node)}"
     state = harmless(process.state)
     if process.state == "dead":
         state = f"dead: {describe_exit(process.exitcode)}"
@@ -249,7 +256,7 @@ def _process_row(session: Session, process: ProcessInfo, is_folded: bool) -> Row
         state = f"{state}, {process.tasks_done} done" if state else f"{process.tasks_done} done"
     roles = dict.fromkeys(role for thread in process.threads for role in thread.roles)
     return Row(
-        key=("process", process.pid),
+        key=("process", process.node, process.pid),
         cells=(
             Cell(f"{'+' if is_folded else '-'} {name} {called}".rstrip(), many),
             Cell(str(process.pid)),
@@ -278,7 +285,7 @@ def _thread_rows(session: Session, process: ProcessInfo, pool: str) -> Iterator[
         sure = thread.evidence.source != "inferred"
         tail = "" if thread.task is None else progress(thread.task)
         yield Row(
-            key=("thread", process.pid, thread.native_id),
+            key=("thread", process.node, process.pid, thread.native_id),
             cells=(
                 # The pool's name, with which the names of its threads begin, says nothing here.
                 Cell(f"  {branch} {harmless(thread.name.removeprefix(f'{pool} '))}"),
@@ -327,7 +334,6 @@ def _with_running(pool: PoolInfo) -> Iterator[TaskInfo]:
 
 def _open_task(task: TaskInfo) -> Row:
     waited, ran = task.queue_wait_s, task.run_s
-    worker = "" if task.slot is None else str(task.slot)
     name = _number(task)
     return Row(
         key=("task", task.id if task.id is not None else (task.pid, task.job, task.index)),
@@ -335,7 +341,7 @@ def _open_task(task: TaskInfo) -> Row:
             Cell(name),
             Cell(harmless(task.state)),
             task_cell(task),
-            Cell(worker),
+            Cell(_slot_and_node(task)),
             Cell(duration(waited)),
             Cell(duration(ran)),
             Cell(""),
@@ -344,6 +350,11 @@ def _open_task(task: TaskInfo) -> Row:
         style=_STATE_STYLES.get(task.state, "faint"),
         subject=task,
     )
+
+
+def _slot_and_node(task: TaskInfo | TaskRecord) -> str:
+    slot = "" if task.slot is None else str(task.slot)
+    return slot if task.node is None else f"{slot} {harmless(task.node)}".strip()
 
 
 def _number(task: TaskInfo) -> str:
@@ -366,7 +377,7 @@ def _record(record: TaskRecord) -> Row:
             Cell(str(record.task)),
             Cell(harmless(record.status)),
             Cell(function, items),
-            Cell("" if record.slot is None else str(record.slot)),
+            Cell(_slot_and_node(record)),
             Cell(duration(waited)),
             Cell(duration(ran)),
             Cell(size(record.result_bytes)),

@@ -110,12 +110,13 @@ class Session:
 
     def finished(self, pool: PoolInfo) -> Iterable[TaskRecord]:
         """Return the tasks of a pool that were seen to end, newest first."""
-        pids = {process.pid for process in (*pool.workers, *pool.ended)}
+        pids = {process.place for process in (*pool.workers, *pool.ended)}
         return (
             record
             for record in reversed(self.records)
             # Two programs may have pools of the same name.
-            if record.pool == pool.name and (record.pid is None or record.pid in pids)
+            if record.pool == pool.name
+            and (record.pid is None or (record.node, record.pid) in pids)
         )
 
 

@@ -59,15 +59,16 @@ def rows(records: Iterable[TaskRecord]) -> str:
     return text([plain_record(record) for record in records])
 
 
-def stack(view: View, pid: int, tid: int | None) -> dict[str, Any] | None:
+def stack(view: View, pid: int, tid: int | None, node: str | None = None) -> dict[str, Any] | None:
     """Return what is told of the stack of one thread; None if the view has no such thread.
 
     Args:
         view: A view that was taken with stacks.
         pid: The process.
         tid: The thread as the system numbers it; None: the main thread.
+        node: The node of a cluster on which the process is.
     """
-    thread = thread_of(view, pid, tid)
+    thread = thread_of(view, pid, tid, node)
     if thread is None:
         return None
     note = thread.evidence.note
@@ -82,11 +83,12 @@ def stack(view: View, pid: int, tid: int | None) -> dict[str, Any] | None:
     }
 
 
-def thread_of(view: View, pid: int, tid: int | None) -> ThreadInfo | None:
+def thread_of(view: View, pid: int, tid: int | None, node: str | None = None) -> ThreadInfo | None:
     """Return the thread of a view that has these numbers."""
     threads = () if view.snapshot is None else view.snapshot.threads
     wanted = pid if tid is None else tid
-    return next((t for t in threads if t.pid == pid and t.native_id == wanted), None)
+    there = (t for t in threads if t.pid == pid and t.native_id == wanted)
+    return next((t for t in there if t.node == node), None)
 
 
 def text(value: Any) -> str:

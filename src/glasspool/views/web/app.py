@@ -161,7 +161,7 @@ class _Routes:
         if pid is None:
             return _error("pid is missing", 400)
         view = await asyncio.to_thread(self._feed.view, stacks=True)
-        told = answers.stack(view, pid, tid)
+        told = answers.stack(view, pid, tid, request.query_params.get("node") or None)
         if told is None:
             return _error(f"no thread {tid} of a process {pid} is being watched", 404)
         return _json(told)

@@ -32,6 +32,7 @@ _RECORD_TYPES: dict[str, Any] = {
     "begun_ns": int | None,
     "ended_ns": int | None,
     "result_bytes": int | None,
+    "node": str | None,
 }
 
 
@@ -199,6 +200,7 @@ def _paths() -> dict[str, Any]:
     since = _parameter("since_ns", "Only of tasks that ended after this.")
     pid = _parameter("pid", "The process.", required=True)
     tid = _parameter("tid", "The thread as the system numbers it; the main thread if not given.")
+    node = _parameter("node", "The node of a cluster on which it is.", kind="string")
     body = {"required": True, "content": {"application/json": {"schema": _ref("Sampling")}}}
     return {
         "/": _get("The page, readable without JavaScript", None, kind="text/html"),
@@ -207,7 +209,7 @@ def _paths() -> dict[str, Any]:
         "/api/history": _get(f"Counters by second, of the last {SECONDS} seconds", "History"),
         "/api/records": _get("The last tasks that ended", "Records", limit, since),
         "/api/slowest": _get(f"The slowest {SLOWEST} tasks of all that were seen", "Records"),
-        "/api/stack": _get("The stack of one thread, taken now", "Stack", pid, tid),
+        "/api/stack": _get("The stack of one thread, taken now", "Stack", pid, tid, node),
         "/api/sampling": {
             "post": {
                 "summary": "Begin or end to sample the stacks of all threads, twice a second",
@@ -230,13 +232,15 @@ _EVENTS = (
 )
 
 
-def _parameter(name: str, words: str, *, required: bool = False) -> dict[str, Any]:
+def _parameter(
+    name: str, words: str, *, required: bool = False, kind: str = "integer"
+) -> dict[str, Any]:
     return {
         "name": name,
         "in": "query",
         "description": words,
         "required": required,
-        "schema": {"type": "integer", "minimum": 0},
+        "schema": {"type": kind, "minimum": 0} if kind == "integer" else {"type": kind},
     }
 
 

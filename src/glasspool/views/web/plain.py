@@ -66,6 +66,7 @@ def _pool(pool: PoolInfo, view: View, picture: Snapshot, stacks: bool) -> Iterat
         yield f'<p class="note">{_text(note)}</p>'
     if pool.deaths:
         yield from _deaths(pool.deaths)
+    yield from _nodes(pool)
     yield from _workers(pool)
     yield from _threads(pool.threads, stacks)
     yield from _tasks(pool)
@@ -77,6 +78,8 @@ def _facts(pool: PoolInfo, taken_at: float) -> Iterator[str]:
     if pool.size:
         yield f"{pool.size} worker{'' if pool.size == 1 else 's'}"
     yield f"pid {pool.pid}"
+    if pool.engine != "local":
+        yield f"{pool.engine}, {len(pool.nodes)} node{'' if len(pool.nodes) == 1 else 's'}"
     yield from filter(None, (pool.start_method, pool.state))
     parent = next((p for p in pool.processes if p.pid == pool.pid), None)
     if parent is not None and parent.started_at and taken_at > parent.started_at:
@@ -112,6 +115,13 @@ def _paces(pool: PoolInfo, view: View) -> Iterator[str]:
 # Tables -----------------------------------------------------------------------------------------
 
 
+def _nodes(pool: PoolInfo) -> Iterator[str]:
+    if not pool.nodes:
+        return
+    rows = [(node.name, table.node_state(node), f"{node.tasks_done:,}") for node in pool.nodes]
+    yield from _table("Nodes", ("node", "state", "done"), rows)
+
+
 def _workers(pool: PoolInfo) -> Iterator[str]:
     # What a pool of another library has counted is not known.
     counts = pool.kind == "glasspool.Pool"
@@ -124,7 +134,7 @@ def _workers(pool: PoolInfo) -> Iterator[str]:
 def _worker(worker: ProcessInfo, counts: bool) -> tuple[str, ...]:
     task = next((thread.task for thread in worker.threads if thread.task is not None), None)
     return (
-        "" if worker.slot is None else str(worker.slot),
+        _on("" if worker.slot is None else str(worker.slot), worker.node),
         str(worker.pid),
         worker.state,
         "" if task is None else _call(task),
@@ -138,15 +148,16 @@ def _worker(worker: ProcessInfo, counts: bool) -> tuple[str, ...]:
 
 
 def _threads(threads: Iterable[ThreadInfo], with_stacks: bool) -> Iterator[str]:
-    seen: set[tuple[int, int]] = set()
+    seen: set[tuple[str | None, int, int]] = set()
     rows: list[tuple[str, ...]] = []
     stacks: list[tuple[Frame, ...] | None] = []
     for thread in threads:
-        if (thread.pid, thread.native_id) not in seen:
-            seen.add((thread.pid, thread.native_id))
+        key = thread.node, thread.pid, thread.native_id
+        if key not in seen:
+            seen.add(key)
             rows.append(
                 (
-                    thread.process,
+                    _on(thread.process, thread.node),
                     str(thread.pid),
                     thread.name,
                     str(thread.native_id),
@@ -172,7 +183,7 @@ def _tasks(pool: PoolInfo) -> Iterator[str]:
             _call(task),
             task.state,
             str(task.items),
-            "" if task.slot is None else str(task.slot),
+            _on("" if task.slot is None else str(task.slot), task.node),
         )
         for task in tasks
     ]
@@ -188,6 +199,10 @@ def _deaths(deaths: Sequence[DeathCertificate]) -> Iterator[str]:
     yield f"<h3>Deaths ({len(deaths)})</h3>"
     for death in reversed(deaths[-MOST_DEATHS:]):
         yield f'<pre class="death">{_text(death.text(), lines=True)}</pre>'
+
+
+def _on(what: str, node: str | None) -> str:
+    return what if node is None else f"{what} on {node}".strip()
 
 
 def _call(task: TaskInfo) -> str:

@@ -31,10 +31,16 @@ const Deaths = (() => {
     return card;
   }
 
+  /** Who died, of what: a worker, or on a cluster a whole node. */
+  function nameOf(death) {
+    const on = death.node ? ` on ${death.node}` : "";
+    return `${death.whole_node ? `the node ${death.node}` : `worker ${death.slot}${on} (pid ${death.pid})`} ${death.cause}`;
+  }
+
   function build(death, open) {
     return make("details", { class: "death", open },
       make("summary", {},
-        make("strong", { text: `worker ${death.slot} (pid ${death.pid}) ${death.cause}` }),
+        make("strong", { text: nameOf(death) }),
         make("span", { class: "quiet", text: ` ${whenOf(death)}` })),
       Elements.facts([
         ["Pool", death.pool],
@@ -80,7 +86,7 @@ const Deaths = (() => {
     Frames.add("deaths", draw);
     Store.onChange(({ first, fresh }) => {
       if (first || !fresh.length) return;
-      setText(byId("news"), fresh.map((death) => `worker ${death.slot} (pid ${death.pid}) ${death.cause}`).join("; "));
+      setText(byId("news"), fresh.map((death) => nameOf(death)).join("; "));
     });
   }
 

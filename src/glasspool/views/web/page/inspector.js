@@ -51,7 +51,7 @@ const Inspector = (() => {
     asking = true;
     const asked = row;
     try {
-      const told = await Feed.ask(`api/stack?pid=${asked.pid}&tid=${asked.tid}`);
+      const told = await Feed.ask(`api/stack?pid=${asked.pid}&tid=${asked.tid}${asked.process.node ? `&node=${encodeURIComponent(asked.process.node)}` : ""}`);
       if (row === asked) answer = { ...told, at: Date.now() / 1000 };
     } catch (error) {
       if (row === asked) answer = { stack: null, note: `It could not be asked for: ${error.message}` };
@@ -67,6 +67,7 @@ const Inspector = (() => {
     const told = [
       ["Thread", `${now.name} (${now.tid})`],
       ["Process", `${now.process.name} (pid ${now.pid})${now.process.state ? `, ${now.process.state}` : ""}`],
+      ["Node", now.process.node],
       ["Roles", now.roles],
       ["State", now.state],
       ["Task", now.task],

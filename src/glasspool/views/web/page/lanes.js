@@ -109,6 +109,8 @@ const Lanes = (() => {
     }
   }
 
+  /** What names a worker's lane in its pool: its slot, on a cluster with its node, as slots count on each. */
+  const placeOf = (slot, node) => (slot === null ? null : node ? `${slot} on ${node}` : slot);
   const keyOf = (pool, slot) => `${slot}|${pool}`;
 
   function lane(pool, slot) {
@@ -120,9 +122,9 @@ const Lanes = (() => {
 
   /** Keep one record as the server tells it; one that is known already is left out. */
   function take(record) {
-    const [pool, slot, pid, task, name, status, begunNs, endedNs, bytes] = record;
+    const [pool, slot, pid, task, name, status, begunNs, endedNs, bytes, node] = record;
     if (slot === null || begunNs === null || endedNs === null) return;
-    const into = lane(pool, slot);
+    const into = lane(pool, placeOf(slot, node));
     const begun = begunNs / 1e9;
     const ended = endedNs / 1e9;
     if (into.size && begun <= into.begun[into.size - 1] && into.has(begun, task)) return;
@@ -148,6 +150,7 @@ const Lanes = (() => {
   return Object.freeze({
     STATUS, MOST, take, lane, keyOf, functions, counts,
     all: () => lanes.values(),
+    placeOf,
     find: (pool, slot) => lanes.get(keyOf(pool, slot)),
     total: () => total,
     newest: () => newest,

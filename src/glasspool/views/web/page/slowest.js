@@ -31,7 +31,8 @@ const Slowest = (() => {
       shown.map((record) => cells(record, longest, several)), { numbers: [0, 3, 6, 7, 8] }));
   }
 
-  function cells([pool, slot, pid, task, name, status, begun, ended, bytes], longest, several) {
+  function cells([pool, number, pid, task, name, status, begun, ended, bytes, node], longest, several) {
+    const slot = Lanes.placeOf(number, node);
     const bar = make("span", { class: "bar" });
     bar.style.width = `${Math.max(1, (100 * (ended - begun)) / longest)}%`;
     bar.style.background = Palette.colour(name);

@@ -66,9 +66,12 @@ const Store = (() => {
     }
   }
 
+  /** Processes of two nodes may have the same number. */
+  const keyOfThread = (thread) => `${thread.node ?? ""}:${thread.pid}:${thread.native_id}`;
+
   function measureShare(thread, takenAt) {
     if (!Words.isKnown(thread.cpu_s)) return;
-    const key = `${thread.pid}:${thread.native_id}`;
+    const key = keyOfThread(thread);
     const before = shares.get(key);
     if (before && takenAt - before[1] < 0.9) return; // too short for the kernel's clock ticks
     const part = before ? Math.max(0, (thread.cpu_s - before[0]) / (takenAt - before[1])) : null;
@@ -141,7 +144,7 @@ const Store = (() => {
     connection: () => connection,
     chosen: () => chosen,
     lost: () => lost,
-    cpuShare: (thread) => thread.cpu_share ?? shares.get(`${thread.pid}:${thread.native_id}`)?.[2] ?? null,
+    cpuShare: (thread) => thread.cpu_share ?? shares.get(keyOfThread(thread))?.[2] ?? null,
     toEpoch: (seconds) => seconds + (wall ?? 0),
     fromEpoch: (epoch) => epoch - (wall ?? 0),
     hasClock: () => wall !== null,

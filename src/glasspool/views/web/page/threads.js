@@ -30,11 +30,12 @@ const Threads = (() => {
     for (const pool of pools) {
       for (const process of pool.processes) {
         const label = labelOf(process, pools.length > 1 ? pool : null);
-        let first = !seen.has(process.pid);
+        const place = `${process.node ?? ""}:${process.pid}`;
+        let first = !seen.has(place);
         if (!process.threads.length && first) rows.push(bareRow(pool, label, process, rows.length));
-        seen.add(process.pid);
+        seen.add(place);
         for (const thread of process.threads) {
-          const key = `${process.pid}:${thread.native_id}`;
+          const key = `${place}:${thread.native_id}`;
           // Each pool tells of its own threads best; to the others they are somebody else's.
           const isElsewhere = thread.pool !== null && thread.pool !== pool.name && names.has(thread.pool);
           if (seen.has(key) || isElsewhere) continue;
@@ -50,6 +51,7 @@ const Threads = (() => {
   function labelOf(process, pool) {
     let label = process.slot !== null ? `worker ${process.slot}` : process.role === "worker" ? process.name : process.role;
     if (process.generation) label += ` (no. ${process.generation + 1})`;
+    if (process.node) label += ` on ${process.node}`;
     return pool && process.role !== "parent" ? `${label} · ${Store.poolKey(pool)}` : label;
   }
 
@@ -91,7 +93,7 @@ const Threads = (() => {
   /** A process of which no thread is known yet: it is starting, or may not be read. */
   function bareRow(pool, label, process, order) {
     return {
-      key: `${process.pid}:`, pool, process, thread: null, order, first: true, label,
+      key: `${process.node ?? ""}:${process.pid}:`, pool, process, thread: null, order, first: true, label,
       about: aboutOf(process), mood: moodOf(process), pid: process.pid, tid: "", name: Words.UNKNOWN, roles: "",
       state: process.state, task: "", since: null, now: null, cpu: process.cpu_s, memory: process.rss_bytes,
       done: process.tasks_done, lively: false,
@@ -107,7 +109,7 @@ const Threads = (() => {
     const all = rowsOf(Store.pools());
     const words = byId("threads-filter").value.toLowerCase().split(/\s+/).filter(Boolean);
     shown = words.length ? all.filter((row) => matches(row, words)) : all;
-    const processes = new Set(all.map((row) => row.pid)).size;
+    const processes = new Set(all.map((row) => `${row.process.node ?? ""}:${row.pid}`)).size;
     setText(byId("threads-told"), words.length
       ? `${Words.count(shown.length)} of ${Words.many(all.length, "thread")}`
       : `${Words.many(all.length, "thread")} of ${Words.many(processes, "process", "processes")}`);
